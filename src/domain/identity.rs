@@ -1,0 +1,180 @@
+//! Who a message came from or a send goes to: typed identifiers, never bare strings.
+
+use super::phone::Phone;
+use std::fmt;
+
+/// One identifier of one person, as stable as its kind allows.
+///
+/// The order of the kinds is the order in which one of several names a reply: phone, business-scoped id, e-mail, other.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Identity {
+    /// An international phone number, canonical.
+    Phone(Phone),
+    /// Meta's business-scoped user id, also its parent form (`US.ENT.…`). Compared to the letter.
+    Bsuid(Box<str>),
+    /// An e-mail address, lower-cased as a whole: providers that tell cases apart in the local part are not known to
+    /// exist among those that send marketing, and folding falls on the silent side.
+    Email(Box<str>),
+    /// An identifier of the business's own making.
+    Ext(Box<str>),
+    /// A keyed hash of another identity: what protects a person after an erasure.
+    Hash(Box<str>),
+}
+
+/// Longest identifier accepted, in bytes. Meta's parent ids have at most 135; e-mail addresses 254.
+pub const MAX_IDENTITY_BYTES: usize = 512;
+
+/// A text that names nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not an identity: expected an international phone number, or bsuid:, email: or ext: and a value")]
+pub struct NotAnIdentity;
+
+impl Identity {
+    /// Reads `+5511912345678`, `5511912345678`, `whatsapp:+55…`, `phone:+55…`, `bsuid:…`, `email:…`, `ext:…`, `hash:…`.
+    pub fn parse(text: &str) -> Result<Self, NotAnIdentity> {
+        let text = text.trim();
+        if text.len() > MAX_IDENTITY_BYTES {
+            return Err(NotAnIdentity);
+        }
+        match text.split_once(':') {
+            Some(("phone", number)) => Phone::parse(number).map(Self::Phone).ok_or(NotAnIdentity),
+            Some(("bsuid", id)) => Self::bsuid(id).ok_or(NotAnIdentity),
+            Some(("email", address)) => Self::email(address).ok_or(NotAnIdentity),
+            Some(("ext", id)) => non_empty(id).map(|id| Self::Ext(id.into())).ok_or(NotAnIdentity),
+            Some(("hash", digest)) => non_empty(digest).map(|digest| Self::Hash(digest.into())).ok_or(NotAnIdentity),
+            Some(_) | None => Phone::parse(text).map(Self::Phone).ok_or(NotAnIdentity),
+        }
+    }
+
+    /// A business-scoped user id as Meta writes it; `None` where it is empty.
+    pub fn bsuid(id: &str) -> Option<Self> {
+        non_empty(id).map(|id| Self::Bsuid(id.into()))
+    }
+
+    /// An e-mail address; `None` without exactly the shape `local@domain`.
+    pub fn email(address: &str) -> Option<Self> {
+        let address = address.trim();
+        let (local, domain) = address.rsplit_once('@')?;
+        let plausible = !local.is_empty() && !domain.is_empty() && !address.chars().any(char::is_whitespace);
+        plausible.then(|| Self::Email(address.to_lowercase().into()))
+    }
+
+    /// The kind's prefix in keys and inputs, without the colon.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Phone(_) => "phone",
+            Self::Bsuid(_) => "bsuid",
+            Self::Email(_) => "email",
+            Self::Ext(_) => "ext",
+            Self::Hash(_) => "hash",
+        }
+    }
+
+    /// Appends the canonical text, `phone:+5511912345678`: what keys and fingerprints are made of.
+    pub fn write_to(&self, out: &mut String) {
+        out.push_str(self.kind());
+        out.push(':');
+        match self {
+            Self::Phone(phone) => {
+                out.push('+');
+                out.push_str(phone.as_str());
+            }
+            Self::Bsuid(value) | Self::Email(value) | Self::Ext(value) | Self::Hash(value) => out.push_str(value),
+        }
+    }
+
+    /// The canonical text as a string of its own.
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
+        self.write_to(&mut text);
+        text
+    }
+}
+
+fn non_empty(text: &str) -> Option<&str> {
+    let text = text.trim();
+    (!text.is_empty() && text.len() <= MAX_IDENTITY_BYTES).then_some(text)
+}
+
+impl fmt::Debug for Identity {
+    /// Addresses never reach logs or panics: the kind alone is shown.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Identity({}:…)", self.kind())
+    }
+}
+
+/// The identities that one message or send names: at least one, sorted, without repeats.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Identities(Vec<Identity>);
+
+impl Identities {
+    /// `None` where nobody is named.
+    pub fn new(mut identities: Vec<Identity>) -> Option<Self> {
+        identities.sort_unstable();
+        identities.dedup();
+        (!identities.is_empty()).then_some(Self(identities))
+    }
+
+    /// The first of phone, bsuid, e-mail, ext: the one that names a reply.
+    pub fn first(&self) -> &Identity {
+        &self.0[0] // never empty: see `new`
+    }
+
+    /// All of them, in order.
+    pub fn iter(&self) -> std::slice::Iter<'_, Identity> {
+        self.0.iter()
+    }
+}
+
+impl fmt::Debug for Identities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.0).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, canonical: &str) {
+        assert_eq!(Identity::parse(text).expect("an identity").to_text(), canonical);
+    }
+
+    #[test]
+    fn every_kind_has_one_canonical_text() {
+        check("5511912345678", "phone:+5511912345678");
+        check("phone:+55 11 91234-5678", "phone:+5511912345678");
+        check("bsuid:US.70011223344556677", "bsuid:US.70011223344556677");
+        check("email:Ada@Example.COM", "email:ada@example.com");
+        check("ext:customer 42", "ext:customer 42");
+    }
+
+    #[test]
+    fn canonical_texts_read_back_as_themselves() {
+        for text in ["phone:+541123456789", "bsuid:BR.ENT.1", "email:a@b.c", "ext:x:y", "hash:00ff"] {
+            check(text, text);
+        }
+    }
+
+    #[test]
+    fn a_text_that_names_nobody_is_refused() {
+        for text in ["", "bsuid:", "email:nobody", "ext: ", "hello", "phone:abc", "lid:123456789012345"] {
+            assert!(Identity::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn several_identities_are_sorted_so_that_the_phone_names_the_reply() {
+        let named = ["ext:9", "bsuid:US.1", "+12025550143", "+1 202 555 0143"];
+        let identities = Identities::new(named.iter().map(|text| Identity::parse(text).expect("one")).collect()).expect("some");
+        assert_eq!(identities.first().to_text(), "phone:+12025550143");
+        assert_eq!(identities.iter().count(), 3);
+    }
+
+    #[test]
+    fn debug_output_shows_no_address() {
+        let shown = format!("{:?}", Identity::parse("email:ada@example.com").expect("one"));
+        assert!(!shown.contains("ada"), "{shown}");
+    }
+}

@@ -1,0 +1,207 @@
+//! Phone numbers: many spellings, one person, one canonical form.
+//!
+//! A number is kept as its E.164 digits. Numbering plans that give one subscriber two spellings (Brazil's ninth digit,
+//! Mexico's and Argentina's mobile prefix) are folded into one form, whether the second spelling came from a contact
+//! book or from a WhatsApp id. The rules are a table with a version: a record written under an older table is folded
+//! again when it is applied. Where a rule cannot know which of two subscribers is meant it chooses the form that
+//! silences both: a wrong silence is repaired by a START, a leak by nothing.
+
+use std::fmt;
+
+/// Version of [`CANONICAL_RULES`]; part of the rules version that decisions and snapshots name.
+pub const PHONE_RULES_VERSION: u32 = 1;
+
+/// Most digits of an E.164 number.
+const MAX_DIGITS: usize = 15;
+/// Fewest digits of an international number (country code and subscriber).
+const MIN_DIGITS: usize = 7;
+
+/// A phone number in its canonical international form.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Phone {
+    digits: [u8; MAX_DIGITS],
+    len: u8,
+}
+
+/// One numbering plan with two spellings of one subscriber.
+struct CanonicalRule {
+    country_code: &'static [u8],
+    fold: fn(&mut Phone),
+}
+
+const CANONICAL_RULES: &[CanonicalRule] = &[
+    // Brazil put a 9 before mobile numbers (2012 to 2016); WhatsApp ids of some area codes still lack it.
+    CanonicalRule { country_code: b"55", fold: add_brazilian_ninth_digit },
+    // Mexico dropped the 1 between country code and mobile number in 2019; WhatsApp ids may keep it.
+    CanonicalRule { country_code: b"52", fold: drop_mexican_mobile_one },
+    // Argentina writes mobiles with a 9 after the country code, or with a 15 after the area code.
+    CanonicalRule { country_code: b"54", fold: drop_argentinian_mobile_prefix },
+];
+
+impl Phone {
+    /// Reads a number as people and providers write it: `+55 11 91234-5678`, `0055…`, `whatsapp:+1…`,
+    /// `15550100@s.whatsapp.net`, `15550100:7@s.whatsapp.net`. Only international numbers: without a country code no
+    /// number can be told from another country's. `None` where it is not such a number.
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let text = text.strip_prefix("whatsapp:").or_else(|| text.strip_prefix("tel:")).unwrap_or(text).trim_start();
+        let text = match text.split_once('@') {
+            None => text,
+            // A linked device writes `number:device@server`.
+            Some((user, "s.whatsapp.net" | "c.us")) => user.split_once(':').map_or(user, |(number, _device)| number),
+            Some(_) => return None,
+        };
+        let (text, plus) = match text.strip_prefix('+') {
+            Some(rest) => (rest, true),
+            None => (text, false),
+        };
+        let mut phone = Self { digits: [0; MAX_DIGITS], len: 0 };
+        let mut zeros_to_skip = if plus || !text.starts_with("00") { 0 } else { 2 };
+        for byte in text.bytes() {
+            match byte {
+                b'0'..=b'9' if zeros_to_skip > 0 => zeros_to_skip -= 1,
+                b'0'..=b'9' => phone.push(byte)?,
+                b' ' | b'-' | b'.' | b'(' | b')' | b'/' => {}
+                _ => return None,
+            }
+        }
+        if phone.digits().len() < MIN_DIGITS || phone.digits().starts_with(b"0") {
+            return None;
+        }
+        for rule in CANONICAL_RULES {
+            if phone.digits().starts_with(rule.country_code) {
+                (rule.fold)(&mut phone);
+            }
+        }
+        Some(phone)
+    }
+
+    /// The digits, country code first, without `+`.
+    pub fn digits(&self) -> &[u8] {
+        self.digits.get(..usize::from(self.len)).unwrap_or_default()
+    }
+
+    /// The digits as text.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(self.digits()).unwrap_or_default()
+    }
+
+    fn push(&mut self, digit: u8) -> Option<()> {
+        *self.digits.get_mut(usize::from(self.len))? = digit;
+        self.len += 1;
+        Some(())
+    }
+
+    fn remove(&mut self, at: usize, count: usize) {
+        let len = usize::from(self.len);
+        self.digits.copy_within(at + count..len, at);
+        self.digits[len - count..].fill(0);
+        self.len = (len - count) as u8;
+    }
+
+    fn insert(&mut self, at: usize, digit: u8) {
+        let len = usize::from(self.len);
+        self.digits.copy_within(at..len, at + 1);
+        self.digits[at] = digit;
+        self.len += 1;
+    }
+}
+
+/// `55` + two digits of area + eight of subscriber gains the 9. Landlines have eight digits too and fall together with
+/// the mobile of the same ending: see the module head.
+fn add_brazilian_ninth_digit(phone: &mut Phone) {
+    if phone.digits().len() == 12 {
+        phone.insert(4, b'9');
+    }
+}
+
+fn drop_mexican_mobile_one(phone: &mut Phone) {
+    if phone.digits().len() == 13 && phone.digits().get(2) == Some(&b'1') {
+        phone.remove(2, 1);
+    }
+}
+
+fn drop_argentinian_mobile_prefix(phone: &mut Phone) {
+    if phone.digits().get(2) == Some(&b'9') && phone.digits().len() == 13 {
+        phone.remove(2, 1);
+    }
+    // 54 + area (2 to 4 digits) + 15 + subscriber: ten national digits and the 15.
+    if phone.digits().len() == 14 {
+        for area_digits in 2..=4 {
+            if phone.digits().get(2 + area_digits..4 + area_digits) == Some(b"15") {
+                phone.remove(2 + area_digits, 2);
+                return;
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Phone {
+    /// Addresses never reach logs or panics: only the country's first digit and the length are shown.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let first = self.digits().first().copied().unwrap_or(b'?');
+        write!(f, "Phone(+{}…{} digits)", char::from(first), self.len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(spelling: &str, canonical: Option<&str>) {
+        let phone = Phone::parse(spelling);
+        assert_eq!(phone.as_ref().map(Phone::as_str), canonical, "{spelling}");
+    }
+
+    #[test]
+    fn one_person_has_one_form_however_the_number_is_spelt() {
+        for spelling in [
+            "+12025550143",
+            "12025550143",
+            "0012025550143",
+            "whatsapp:+12025550143",
+            "+1 (202) 555-0143",
+            "12025550143@s.whatsapp.net",
+            "12025550143:12@s.whatsapp.net",
+            "  +1.202.555.0143 ",
+        ] {
+            check(spelling, Some("12025550143"));
+        }
+    }
+
+    #[test]
+    fn plans_with_two_spellings_have_one_canonical_form() {
+        check("5511912345678", Some("5511912345678"));
+        check("551112345678", Some("5511912345678"));
+        check("5215512345678", Some("525512345678"));
+        check("525512345678", Some("525512345678"));
+        check("5491123456789", Some("541123456789"));
+        check("541123456789", Some("541123456789"));
+        check("+54 11 15 2345 6789", Some("541123456789"));
+        check("+54 223 15 456 7890", Some("542234567890"));
+    }
+
+    #[test]
+    fn canonical_forms_are_fixed_points() {
+        for spelling in ["551112345678", "5215512345678", "5491123456789", "+54 223 15 456 7890", "+4915112345678"] {
+            let once = Phone::parse(spelling).expect("a number");
+            let twice = Phone::parse(once.as_str()).expect("a number");
+            assert_eq!(once, twice);
+        }
+    }
+
+    #[test]
+    fn what_is_no_international_number_is_refused() {
+        for text in ["", "+", "12345", "0171 5551234", "US.70011223344556677", "ada@example.com", "1234567890123456", "+1202CALLME"] {
+            check(text, None);
+        }
+        check("120363043211234567@lid", None);
+    }
+
+    #[test]
+    fn debug_output_hides_the_number() {
+        let shown = format!("{:?}", Phone::parse("+12025550143").expect("a number"));
+        assert!(!shown.contains("2025550143"), "{shown}");
+    }
+}

@@ -1,0 +1,82 @@
+//! Topics as the brokers hold them: which exist, with how many partitions and which policies; and making new ones.
+
+use super::{Connection, EdgeError, LogOnly};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// One existing topic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExistingTopic {
+    pub partitions: u32,
+    /// Its settings, defaults included.
+    pub settings: BTreeMap<String, String>,
+}
+
+/// A topic to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedTopic {
+    pub name: String,
+    pub partitions: u32,
+    pub replication: u16,
+    pub settings: Vec<(&'static str, String)>,
+}
+
+/// The administrative client. Its calls are awaited: run them on a runtime of the caller's.
+pub struct Admin {
+    client: AdminClient<LogOnly>,
+    options: AdminOptions,
+    timeout: Duration,
+}
+
+impl Admin {
+    /// A client whose calls take at most `timeout` each.
+    pub fn new(connection: &Connection, timeout: Duration) -> Result<Self, EdgeError> {
+        let client = connection.client().create_with_context(LogOnly).map_err(EdgeError::from_kafka)?;
+        let options = AdminOptions::new().request_timeout(Some(timeout)).operation_timeout(Some(timeout));
+        Ok(Self { client, options, timeout })
+    }
+
+    /// Number of brokers, and the partition counts of the topics that exist.
+    pub fn cluster(&self) -> Result<(usize, BTreeMap<String, u32>), EdgeError> {
+        let metadata = self.client.inner().fetch_metadata(None, self.timeout).map_err(EdgeError::from_kafka)?;
+        let topics = metadata.topics().iter().filter(|topic| topic.error().is_none());
+        let counts = topics.map(|topic| (topic.name().to_owned(), topic.partitions().len() as u32)).collect();
+        Ok((metadata.brokers().len(), counts))
+    }
+
+    /// The settings of a topic.
+    pub async fn settings(&self, topic: &str) -> Result<BTreeMap<String, String>, EdgeError> {
+        let asked = [ResourceSpecifier::Topic(topic)];
+        let answers = self.client.describe_configs(&asked, &self.options).await.map_err(EdgeError::from_kafka)?;
+        let mut settings = BTreeMap::new();
+        for answer in answers {
+            let resource = answer.map_err(|code| EdgeError::from_kafka(KafkaError::AdminOp(code)))?;
+            for entry in resource.entries {
+                if let Some(value) = entry.value {
+                    settings.insert(entry.name, value);
+                }
+            }
+        }
+        Ok(settings)
+    }
+
+    /// Makes a topic; `false` where it exists already.
+    pub async fn create(&self, wanted: &WantedTopic) -> Result<bool, EdgeError> {
+        let mut topic =
+            NewTopic::new(&wanted.name, wanted.partitions as i32, TopicReplication::Fixed(i32::from(wanted.replication)));
+        for (name, value) in &wanted.settings {
+            topic = topic.set(name, value);
+        }
+        let answers = self.client.create_topics([&topic], &self.options).await.map_err(EdgeError::from_kafka)?;
+        for answer in answers {
+            match answer {
+                Ok(_) => {}
+                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => return Ok(false),
+                Err((_, code)) => return Err(EdgeError::from_kafka(KafkaError::AdminOp(code))),
+            }
+        }
+        Ok(true)
+    }
+}

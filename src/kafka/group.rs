@@ -1,0 +1,352 @@
+//! A member of a consumer group: records, and rebalances as requests to its owner.
+//!
+//! The client's rebalance callback only notes what is asked; the worker ends its transaction first and then takes or
+//! gives partitions itself, at offsets that it has looked up itself: a missing position is the beginning of the log, a
+//! position that the log no longer holds is a hold. Nothing is ever skipped by a reset policy.
+
+use super::offsets::OffsetsClient;
+use super::{Connection, EdgeError, ffi};
+use crate::record::{Header, Record, TopicName};
+use rdkafka::Offset;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::types::RDKafkaRespErr;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// One partition of one topic.
+pub type TopicPartition = (TopicName, u32);
+
+/// What the group asks of this member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rebalance {
+    /// These partitions are to be taken.
+    Take(Vec<TopicPartition>),
+    /// These partitions are to be given back; `lost`: somebody else may own them already.
+    Give { partitions: Vec<TopicPartition>, lost: bool },
+}
+
+struct GroupContext {
+    topics: Vec<TopicName>,
+    asked: Mutex<VecDeque<Rebalance>>,
+}
+
+impl GroupContext {
+    fn partitions(&self, list: &TopicPartitionList) -> Vec<TopicPartition> {
+        let elements = list.elements();
+        let named = elements.iter().filter_map(|element| {
+            let topic = self.topics.iter().find(|topic| ***topic == *element.topic())?;
+            Some((topic.clone(), u32::try_from(element.partition()).ok()?))
+        });
+        named.collect()
+    }
+}
+
+impl ClientContext for GroupContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        super::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::info!(target: "stopgate::kafka", %error, "{reason}");
+    }
+}
+
+impl ConsumerContext for GroupContext {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let partitions = self.partitions(list);
+        let asked = if error == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            Rebalance::Take(partitions)
+        } else {
+            Rebalance::Give { partitions, lost: consumer.assignment_lost() }
+        };
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).push_back(asked);
+    }
+}
+
+/// One received record, borrowed from the client.
+pub struct Received<'a> {
+    message: BorrowedMessage<'a>,
+    topic: TopicName,
+}
+
+impl Received<'_> {
+    /// The topic it was read from.
+    pub fn topic(&self) -> &TopicName {
+        &self.topic
+    }
+
+    /// Its partition.
+    pub fn partition(&self) -> u32 {
+        u32::try_from(self.message.partition()).unwrap_or_default() // the client hands over no negative partition
+    }
+
+    /// Its offset.
+    pub fn offset(&self) -> u64 {
+        u64::try_from(self.message.offset()).unwrap_or_default() // nor a negative offset
+    }
+
+    /// Appends its headers; most records have none, and then nothing is allocated.
+    pub fn headers<'h>(&'h self, out: &mut Vec<Header<'h>>) {
+        ffi::headers(&self.message, out);
+    }
+
+    /// The record with the headers that [`Received::headers`] found.
+    pub fn record<'r>(&'r self, headers: &'r [Header<'r>]) -> Record<'r> {
+        Record {
+            topic: &self.topic,
+            partition: self.partition(),
+            offset: self.offset(),
+            timestamp_ms: self.message.timestamp().to_millis(),
+            key: self.message.key(),
+            value: self.message.payload(),
+            headers,
+        }
+    }
+
+    pub(super) fn message(&self) -> &BorrowedMessage<'_> {
+        &self.message
+    }
+}
+
+/// What receiving met beside records.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Met {
+    /// Nothing.
+    Nothing,
+    /// Some partition's position lies outside of its log: find out which with [`GroupConsumer::bounds`].
+    OutOfRange,
+}
+
+/// How a partition is to be read from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// From this offset.
+    At(u64),
+    /// Not at all: the committed position lies outside of what the log holds.
+    OutOfRange { committed: u64, beginning: u64, end: u64 },
+}
+
+/// A subscribed member of a consumer group.
+pub struct GroupConsumer {
+    consumer: BaseConsumer<GroupContext>,
+    topics: Vec<TopicName>,
+}
+
+impl GroupConsumer {
+    /// Joins the group with a stable member id: a restart within the session time-out keeps its partitions.
+    pub fn new(connection: &Connection, group: &str, member: &str, topics: &[TopicName]) -> Result<Self, EdgeError> {
+        let mut config = connection.consumer(group);
+        config.set("group.instance.id", member);
+        config.set("isolation.level", "read_committed");
+        config.set("auto.offset.reset", "error");
+        config.set("partition.assignment.strategy", "cooperative-sticky");
+        let defaults = [
+            ("session.timeout.ms", "10000"),
+            ("heartbeat.interval.ms", "2000"),
+            ("max.poll.interval.ms", "300000"),
+            // Bounded memory under lag, and no one-second stall each time a bound is met.
+            ("queued.min.messages", "50000"),
+            ("queued.max.messages.kbytes", "32768"),
+            ("fetch.queue.backoff.ms", "2"),
+            ("fetch.wait.max.ms", "100"),
+        ];
+        for (name, value) in defaults {
+            if !connection.settings.contains_key(name) {
+                config.set(name, value);
+            }
+        }
+        let context = GroupContext { topics: topics.to_vec(), asked: Mutex::new(VecDeque::new()) };
+        let consumer: BaseConsumer<GroupContext> = config.create_with_context(context).map_err(EdgeError::from_kafka)?;
+        let names: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
+        consumer.subscribe(&names).map_err(EdgeError::from_kafka)?;
+        Ok(Self { consumer, topics: topics.to_vec() })
+    }
+
+    /// Appends up to `max` records to `out`; waits at most `wait` for the first. Returns early when the group asks for
+    /// something.
+    pub fn receive<'a>(&'a self, wait: Duration, max: usize, out: &mut Vec<Received<'a>>) -> Result<Met, EdgeError> {
+        let mut wait = wait;
+        while out.len() < max {
+            match self.consumer.poll(wait) {
+                None => break,
+                Some(Ok(message)) => {
+                    let Some(topic) = self.topic_of(&message, out.last()) else { continue };
+                    out.push(Received { message, topic });
+                }
+                Some(Err(error)) => match error.rdkafka_error_code() {
+                    Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => return Ok(Met::OutOfRange),
+                    Some(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::GroupAuthorizationFailed) => {
+                        return Err(EdgeError::Stop(error));
+                    }
+                    Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::FencedInstanceId) => return Err(EdgeError::Stop(error)),
+                    // Brokers restart, leaders move, topics appear late: the client goes on by itself.
+                    Some(_) | None => tracing::debug!(target: "stopgate::kafka", %error, "receiving continues"),
+                },
+            }
+            if self.is_asked() {
+                break;
+            }
+            wait = Duration::ZERO;
+        }
+        Ok(Met::Nothing)
+    }
+
+    /// Runs of one topic are the rule: the name is shared with the record before.
+    fn topic_of(&self, message: &BorrowedMessage<'_>, before: Option<&Received<'_>>) -> Option<TopicName> {
+        if let Some(before) = before
+            && before.message.topic_ptr() == message.topic_ptr()
+        {
+            return Some(before.topic.clone());
+        }
+        self.topics.iter().find(|topic| ***topic == *message.topic()).cloned()
+    }
+
+    fn is_asked(&self) -> bool {
+        !self.consumer.context().asked.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// What the group asks next, if anything. Must be carried out before the next record is received.
+    pub fn asked(&self) -> Option<Rebalance> {
+        self.consumer.context().asked.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    /// Where each partition is to be read from: its committed position, else the beginning of its log.
+    pub fn starts(
+        &self,
+        partitions: &[TopicPartition],
+        offsets: &OffsetsClient,
+        timeout: Duration,
+    ) -> Result<Vec<(TopicPartition, Start)>, super::offsets::Unknown> {
+        let committed = self.committed(partitions, timeout)?;
+        let bounds = bounds(offsets, partitions, timeout)?;
+        let start = |(partition, committed): (&TopicPartition, Option<u64>)| {
+            let (beginning, end) = bounds.get(partition).copied().unwrap_or((0, 0)); // asked for above
+            let start = match committed {
+                None => Start::At(beginning),
+                Some(committed) if (beginning..=end).contains(&committed) => Start::At(committed),
+                Some(committed) => Start::OutOfRange { committed, beginning, end },
+            };
+            (partition.clone(), start)
+        };
+        Ok(partitions.iter().zip(committed).map(start).collect())
+    }
+
+    /// The group's committed position of each partition.
+    pub fn committed(
+        &self,
+        partitions: &[TopicPartition],
+        timeout: Duration,
+    ) -> Result<Vec<Option<u64>>, super::offsets::Unknown> {
+        let failed = |error| super::offsets::Unknown::Query(EdgeError::from_kafka(error));
+        let asked = list(partitions.iter().map(|partition| (partition, Offset::Invalid))).map_err(failed)?;
+        let answer = self.consumer.committed_offsets(asked, timeout).map_err(failed)?;
+        partitions
+            .iter()
+            .map(|(topic, partition)| {
+                let unknown = || super::offsets::Unknown::Partition(*partition);
+                let element = answer.find_partition(topic, *partition as i32).ok_or_else(unknown)?;
+                element.error().map_err(|_| unknown())?;
+                Ok(match element.offset() {
+                    Offset::Offset(offset) => u64::try_from(offset).ok(),
+                    Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => None,
+                })
+            })
+            .collect()
+    }
+
+    /// Takes partitions, each at its offset. Partitions in `paused` are taken and not read.
+    pub fn take(&self, starts: &[(TopicPartition, u64)], paused: &[TopicPartition]) -> Result<(), EdgeError> {
+        let at = |offset: u64| Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX));
+        let list = list(starts.iter().map(|(partition, offset)| (partition, at(*offset)))).map_err(EdgeError::from_kafka)?;
+        self.consumer.incremental_assign(&list).map_err(EdgeError::from_kafka)?;
+        if paused.is_empty() { Ok(()) } else { self.pause(paused) }
+    }
+
+    /// Gives partitions back.
+    pub fn give(&self, partitions: &[TopicPartition]) -> Result<(), EdgeError> {
+        self.consumer.incremental_unassign(&invalid(partitions)?).map_err(EdgeError::from_kafka)
+    }
+
+    /// Goes back to these positions: what was fetched beyond them is read again.
+    pub fn rewind(&self, positions: &[(TopicPartition, u64)], timeout: Duration) -> Result<(), EdgeError> {
+        let at = |offset: u64| Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX));
+        let list = list(positions.iter().map(|(partition, offset)| (partition, at(*offset)))).map_err(EdgeError::from_kafka)?;
+        let answer = self.consumer.seek_partitions(list, timeout).map_err(EdgeError::from_kafka)?;
+        match answer.elements().iter().find_map(|element| element.error().err()) {
+            Some(error) => Err(EdgeError::Retriable(error)),
+            None => Ok(()),
+        }
+    }
+
+    /// Stops reading these partitions; the member goes on polling.
+    pub fn pause(&self, partitions: &[TopicPartition]) -> Result<(), EdgeError> {
+        self.consumer.pause(&invalid(partitions)?).map_err(EdgeError::from_kafka)
+    }
+
+    /// Reads these partitions again.
+    pub fn resume(&self, partitions: &[TopicPartition]) -> Result<(), EdgeError> {
+        self.consumer.resume(&invalid(partitions)?).map_err(EdgeError::from_kafka)
+    }
+
+    /// How far each partition was handed over: past records, and past markers and aborted records too. Partitions of
+    /// which nothing was handed over yet are left out.
+    pub fn positions(&self) -> Result<BTreeMap<TopicPartition, u64>, EdgeError> {
+        let positions = self.consumer.position().map_err(EdgeError::from_kafka)?;
+        let context = self.consumer.context();
+        let known = positions.elements().into_iter().filter_map(|element| {
+            let topic = context.topics.iter().find(|topic| ***topic == *element.topic())?;
+            match element.offset() {
+                Offset::Offset(offset) => Some(((topic.clone(), u32::try_from(element.partition()).ok()?), u64::try_from(offset).ok()?)),
+                Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => None,
+            }
+        });
+        Ok(known.collect())
+    }
+
+    /// The generation under which positions may be committed; `None` before the group was joined.
+    pub(super) fn group_metadata(&self) -> Option<ConsumerGroupMetadata> {
+        self.consumer.group_metadata()
+    }
+}
+
+/// First and end offset that each partition's log holds.
+pub fn bounds(
+    offsets: &OffsetsClient,
+    partitions: &[TopicPartition],
+    timeout: Duration,
+) -> Result<BTreeMap<TopicPartition, (u64, u64)>, super::offsets::Unknown> {
+    let mut counts: BTreeMap<&TopicName, u32> = BTreeMap::new();
+    for (topic, partition) in partitions {
+        let count = counts.entry(topic).or_default();
+        *count = (*count).max(partition + 1);
+    }
+    let mut bounds = BTreeMap::new();
+    for (topic, count) in counts {
+        let beginnings = offsets.beginnings(topic, count, timeout)?;
+        let ends = offsets.ends(topic, count, timeout)?;
+        for (partition, bound) in (0..).zip(beginnings.as_slice().iter().copied().zip(ends.as_slice().iter().copied())) {
+            bounds.insert((topic.clone(), partition), bound);
+        }
+    }
+    Ok(bounds)
+}
+
+pub(super) fn list<'a>(
+    offsets: impl Iterator<Item = (&'a TopicPartition, Offset)>,
+) -> Result<TopicPartitionList, KafkaError> {
+    let mut list = TopicPartitionList::new();
+    for ((topic, partition), offset) in offsets {
+        list.add_partition_offset(topic, *partition as i32, offset)?;
+    }
+    Ok(list)
+}
+
+fn invalid(partitions: &[TopicPartition]) -> Result<TopicPartitionList, EdgeError> {
+    list(partitions.iter().map(|partition| (partition, Offset::Invalid))).map_err(EdgeError::from_kafka)
+}

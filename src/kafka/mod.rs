@@ -1,0 +1,164 @@
+//! The Kafka edge: the only user of rdkafka. It knows records and brokers, and nothing of opt-outs.
+//!
+//! Traps of the client that this layer keeps from everybody else, each measured:
+//! * `BaseProducer::poll(t)` and `flush` wait their whole time: producers drain with short polls, then commit;
+//! * the automatic murmur2 partitioner halves a producer: partitions are always explicit;
+//! * a query on a client that fetches waits behind the long poll (464 ms): [`offsets`] has a client of its own;
+//! * `offsets_for_times` answers `Ok` with failed partitions inside: [`offsets::Offsets`] cannot hold one;
+//! * the batch-consume call never on a subscribed consumer: [`follower`] assigns by hand.
+
+pub mod admin;
+pub(crate) mod ffi;
+pub mod follower;
+pub mod group;
+pub mod offsets;
+pub mod producer;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use std::collections::BTreeMap;
+
+/// How to reach the brokers: what every client starts from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connection {
+    pub bootstrap: String,
+    /// librdkafka settings passed through, none of [`OWNED_SETTINGS`].
+    pub settings: BTreeMap<String, String>,
+}
+
+/// Settings that stopgate's promises rest on, and why each is not for passing through.
+pub const OWNED_SETTINGS: &[(&str, &str)] = &[
+    ("bootstrap.servers", "set `bootstrap` instead"),
+    ("group.id", "set `[groups]` instead"),
+    ("group.instance.id", "made of `instance` and the worker's number, so that a restart keeps its partitions"),
+    ("transactional.id", "made of the group, `instance` and the worker's number, so that a successor fences a zombie"),
+    ("transaction.timeout.ms", "bounds how long a crashed worker can hold readers up"),
+    ("isolation.level", "read_committed for records, read_uncommitted for the fence: the promise of no leak"),
+    ("enable.auto.commit", "positions are committed within the transaction that holds their outcomes"),
+    ("enable.auto.offset.store", "positions are committed within the transaction that holds their outcomes"),
+    ("auto.offset.reset", "a lost position is a hold, never a skip"),
+    ("enable.idempotence", "exactly-once is the only mode"),
+    ("acks", "an opt-out counts once all in-sync replicas have it"),
+    ("partitioner", "partitions are computed as Java does"),
+    ("partition.assignment.strategy", "eager and cooperative assignors must not mix in a group"),
+    ("group.protocol", "the classic protocol; the new one stalls with this client version"),
+    ("enable.partition.eof", "the applied position is read from the client"),
+    ("message.timeout.ms", "a consent record is never given up"),
+    ("delivery.timeout.ms", "a consent record is never given up"),
+    ("allow.auto.create.topics", "a misspelt topic must fail"),
+];
+
+impl Connection {
+    /// Settings common to all clients.
+    fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        for (name, value) in &self.settings {
+            config.set(name, value);
+        }
+        config.set("bootstrap.servers", &self.bootstrap);
+        config.set("allow.auto.create.topics", "false");
+        config.set_log_level(RDKafkaLogLevel::Info);
+        config
+    }
+
+    /// Settings common to all consumers: nothing is committed, stored or reset on its own.
+    fn consumer(&self, group: &str) -> ClientConfig {
+        let mut config = self.client();
+        config.set("group.id", group);
+        config.set("enable.auto.commit", "false");
+        config.set("enable.auto.offset.store", "false");
+        config
+    }
+
+    /// Settings common to all producers.
+    fn producer(&self) -> ClientConfig {
+        let mut config = self.client();
+        config.set("enable.idempotence", "true");
+        config.set("acks", "all");
+        config
+    }
+}
+
+/// A failure at the Kafka edge, sorted by what the caller must do.
+#[derive(Debug, thiserror::Error)]
+pub enum EdgeError {
+    /// Heals by itself: try again.
+    #[error("kafka: {0}")]
+    Retriable(#[source] KafkaError),
+    /// The transaction is lost: abort, go back to the committed positions, go on.
+    #[error("kafka transaction aborted: {0}")]
+    Abort(#[source] KafkaError),
+    /// The producer is of no use any more, or nobody knows whether the transaction was committed: make a new one.
+    #[error("kafka producer lost: {0}")]
+    Renew(#[source] KafkaError),
+    /// Nothing that time or a new client could mend: wrong credentials, missing rights, wrong settings.
+    #[error("kafka: {0}")]
+    Stop(#[source] KafkaError),
+}
+
+impl EdgeError {
+    /// Sorts an error. All codes that are treated apart stand here.
+    fn from_kafka(error: KafkaError) -> Self {
+        if let KafkaError::Transaction(inner) = &error {
+            return if inner.is_fatal() {
+                Self::Renew(error)
+            } else if inner.txn_requires_abort() {
+                Self::Abort(error)
+            } else if inner.is_retriable() {
+                Self::Retriable(error)
+            } else {
+                Self::Abort(error)
+            };
+        }
+        match error.rdkafka_error_code() {
+            Some(
+                RDKafkaErrorCode::SaslAuthenticationFailed
+                | RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::GroupAuthorizationFailed
+                | RDKafkaErrorCode::ClusterAuthorizationFailed
+                | RDKafkaErrorCode::TransactionalIdAuthorizationFailed
+                | RDKafkaErrorCode::InvalidArgument,
+            ) => Self::Stop(error),
+            Some(
+                RDKafkaErrorCode::Fatal
+                | RDKafkaErrorCode::Fenced
+                | RDKafkaErrorCode::ProducerFenced
+                | RDKafkaErrorCode::InvalidProducerEpoch
+                | RDKafkaErrorCode::FencedInstanceId,
+            ) => Self::Renew(error),
+            Some(_) | None => Self::Retriable(error),
+        }
+    }
+}
+
+/// Forwards librdkafka's log to `tracing`. Its texts name brokers, topics and partitions, never contents.
+fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+            tracing::warn!(target: "stopgate::kafka", facility, "{message}");
+        }
+        RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => {
+            tracing::info!(target: "stopgate::kafka", facility, "{message}");
+        }
+        RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
+            tracing::debug!(target: "stopgate::kafka", facility, "{message}");
+        }
+    }
+}
+
+/// A client context that only logs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LogOnly;
+
+impl ClientContext for LogOnly {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::info!(target: "stopgate::kafka", %error, "{reason}");
+    }
+}
+
+impl rdkafka::consumer::ConsumerContext for LogOnly {}

@@ -1,0 +1,142 @@
+//! Where logs begin and end, and how far a group has come: asked on a client that never fetches.
+
+use super::{Connection, EdgeError, LogOnly};
+use rdkafka::Offset;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::TopicPartitionList;
+use std::time::Duration;
+
+/// Why offsets are not known. Not knowing is no number: whoever waits for them holds.
+#[derive(Debug, thiserror::Error)]
+pub enum Unknown {
+    /// The query itself failed.
+    #[error("the brokers did not answer: {0}")]
+    Query(#[from] EdgeError),
+    /// One partition failed or was missing in the answer.
+    #[error("no offset is known of partition {0}")]
+    Partition(u32),
+}
+
+/// One offset for each partition of a topic, all known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offsets(Vec<u64>);
+
+impl Offsets {
+    /// Offsets in order of partition.
+    pub fn new(offsets: Vec<u64>) -> Self {
+        Self(offsets)
+    }
+
+    /// In order of partition.
+    pub fn as_slice(&self) -> &[u64] {
+        &self.0
+    }
+}
+
+/// A client for queries: never subscribed, never assigned, so that no long poll is in the way.
+pub struct OffsetsClient {
+    consumer: BaseConsumer<LogOnly>,
+}
+
+impl OffsetsClient {
+    /// A client that sees all that is acknowledged, in open transactions too (`read_uncommitted`). Its group is the one
+    /// whose committed positions [`OffsetsClient::committed`] reads.
+    pub fn new(connection: &Connection, group: &str) -> Result<Self, EdgeError> {
+        let mut config = connection.consumer(group);
+        config.set("isolation.level", "read_uncommitted");
+        // A moved leader is found soon: a deposed one could answer with an old end.
+        config.set("topic.metadata.refresh.interval.ms", "5000");
+        let consumer = config.create_with_context(LogOnly).map_err(EdgeError::from_kafka)?;
+        Ok(Self { consumer })
+    }
+
+    /// The end (next offset to be written) of every partition.
+    pub fn ends(&self, topic: &str, partitions: u32, timeout: Duration) -> Result<Offsets, Unknown> {
+        self.query(topic, partitions, Offset::End, timeout)
+    }
+
+    /// The first offset that every partition still holds.
+    pub fn beginnings(&self, topic: &str, partitions: u32, timeout: Duration) -> Result<Offsets, Unknown> {
+        self.query(topic, partitions, Offset::Beginning, timeout)
+    }
+
+    fn query(&self, topic: &str, partitions: u32, what: Offset, timeout: Duration) -> Result<Offsets, Unknown> {
+        let failed = |error| Unknown::Query(EdgeError::from_kafka(error));
+        let asked = list(topic, 0..partitions, what).map_err(failed)?;
+        // One ListOffsets request for each leader.
+        let answer = self.consumer.offsets_for_times(asked, timeout).map_err(failed)?;
+        known(&answer, topic, partitions)
+    }
+
+    /// The committed position of the client's group in every partition; `None` where it never committed. Positions
+    /// within a transaction that is not yet decided are waited for.
+    pub fn committed(&self, topic: &str, partitions: u32, timeout: Duration) -> Result<Vec<Option<u64>>, Unknown> {
+        let failed = |error| Unknown::Query(EdgeError::from_kafka(error));
+        let asked = list(topic, 0..partitions, Offset::Invalid).map_err(failed)?;
+        let answer = self.consumer.committed_offsets(asked, timeout).map_err(failed)?;
+        (0..partitions)
+            .map(|partition| {
+                let element = answer.find_partition(topic, partition as i32).ok_or(Unknown::Partition(partition))?;
+                element.error().map_err(|_| Unknown::Partition(partition))?;
+                Ok(match element.offset() {
+                    Offset::Offset(offset) => u64::try_from(offset).ok(),
+                    Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => None,
+                })
+            })
+            .collect()
+    }
+
+    /// Number of partitions of a topic as the brokers tell it now; `None` where it does not exist.
+    pub fn partitions(&self, topic: &str, timeout: Duration) -> Result<Option<u32>, EdgeError> {
+        let metadata = self.consumer.fetch_metadata(Some(topic), timeout).map_err(EdgeError::from_kafka)?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
+        Ok(found.map(|found| found.partitions().len() as u32).filter(|&count| count > 0))
+    }
+
+    /// The id that the broker gave the topic when it was created, where it tells.
+    pub fn topic_id(&self, topic: &str, timeout: Duration) -> Option<String> {
+        super::ffi::topic_id(&self.consumer, topic, timeout)
+    }
+}
+
+fn list(topic: &str, partitions: std::ops::Range<u32>, offset: Offset) -> Result<TopicPartitionList, KafkaError> {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for partition in partitions {
+        list.add_partition_offset(topic, partition as i32, offset)?;
+    }
+    Ok(list)
+}
+
+/// Every partition's offset, or the first partition whose offset is not known. `Ok` answers may hold failed entries
+/// with the offset -1, which would compare as "before everything".
+fn known(answer: &TopicPartitionList, topic: &str, partitions: u32) -> Result<Offsets, Unknown> {
+    let mut offsets = Vec::with_capacity(partitions as usize);
+    for partition in 0..partitions {
+        let element = answer.find_partition(topic, partition as i32).ok_or(Unknown::Partition(partition))?;
+        match (element.error(), element.offset()) {
+            (Ok(()), Offset::Offset(offset)) if offset >= 0 => offsets.push(offset as u64),
+            (Ok(()) | Err(_), _) => return Err(Unknown::Partition(partition)),
+        }
+    }
+    Ok(Offsets(offsets))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_partition_in_an_answer_is_not_a_number() {
+        let mut answer = list("t", 0..2, Offset::Offset(5)).expect("a list");
+        assert_eq!(known(&answer, "t", 2).expect("known"), Offsets(vec![5, 5]));
+        answer.set_partition_offset("t", 1, Offset::End).expect("set");
+        assert!(matches!(known(&answer, "t", 2), Err(Unknown::Partition(1))));
+    }
+
+    #[test]
+    fn a_missing_partition_in_an_answer_is_not_a_number() {
+        let answer = list("t", 0..2, Offset::Offset(5)).expect("a list");
+        assert!(matches!(known(&answer, "t", 3), Err(Unknown::Partition(2))));
+    }
+}

@@ -1,0 +1,281 @@
+//! Two producers: one within transactions, for outcomes and positions; one outside of them, for consent records.
+//!
+//! An open transaction hides all that was written above it from `read_committed` readers, so consent records are never
+//! written in one: the fence would have to wait for it.
+
+use super::group::{GroupConsumer, Received, TopicPartition, list};
+use super::{Connection, EdgeError};
+use crate::domain::consent::Position;
+use crate::record::Produce;
+use rdkafka::Offset;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedHeaders, Header as NewHeader, Message, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long one poll of a draining producer waits: a poll takes its whole time.
+const DRAIN_POLL: Duration = Duration::from_micros(500);
+
+/// A header to be added to a record.
+pub type NewHeaders<'a> = &'a [(&'static str, String)];
+
+fn with_headers(existing: Option<OwnedHeaders>, new: NewHeaders<'_>) -> Option<OwnedHeaders> {
+    if new.is_empty() {
+        return existing;
+    }
+    let mut headers = existing.unwrap_or_else(|| OwnedHeaders::new_with_capacity(new.len()));
+    for (name, value) in new {
+        headers = headers.insert(NewHeader { key: name, value: Some(value.as_bytes()) });
+    }
+    Some(headers)
+}
+
+/// The transactional producer of one worker.
+pub struct TransactionalProducer {
+    producer: BaseProducer<TransactionContext>,
+}
+
+struct TransactionContext;
+
+impl ClientContext for TransactionContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        super::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::info!(target: "stopgate::kafka", %error, "{reason}");
+    }
+}
+
+impl ProducerContext for TransactionContext {
+    type DeliveryOpaque = ();
+
+    /// Only failures are reported, and each of them makes the commit fail: there is nothing to do here.
+    fn delivery(&self, _result: &DeliveryResult<'_>, (): ()) {}
+}
+
+impl TransactionalProducer {
+    /// A producer under a stable id: `init_transactions` ends what a predecessor left open and fences it. May be called
+    /// again after a [`EdgeError::Retriable`].
+    pub fn new(connection: &Connection, transactional_id: &str, max_record_bytes: u64, timeout: Duration) -> Result<Self, EdgeError> {
+        let mut config = connection.producer();
+        config.set("transactional.id", transactional_id);
+        config.set("transaction.timeout.ms", "10000");
+        config.set("delivery.report.only.error", "true");
+        config.set("message.max.bytes", max_record_bytes.to_string());
+        let defaults = [("linger.ms", "2"), ("queue.buffering.max.messages", "500000"), ("queue.buffering.max.kbytes", "262144")];
+        for (name, value) in defaults {
+            if !connection.settings.contains_key(name) {
+                config.set(name, value);
+            }
+        }
+        let producer: BaseProducer<TransactionContext> =
+            config.create_with_context(TransactionContext).map_err(EdgeError::from_kafka)?;
+        producer.init_transactions(timeout).map_err(EdgeError::from_kafka)?;
+        Ok(Self { producer })
+    }
+
+    /// Begins a transaction.
+    pub fn begin(&self) -> Result<(), EdgeError> {
+        self.producer.begin_transaction().map_err(EdgeError::from_kafka)
+    }
+
+    /// Passes a received record on: key, value, timestamp and headers as they are, with headers added.
+    pub fn forward(&self, received: &Received<'_>, topic: &str, partition: Option<u32>, new: NewHeaders<'_>) -> Result<(), EdgeError> {
+        let message = received.message();
+        let headers = with_headers(message.headers().map(BorrowedHeaders::detach), new);
+        let record = BaseRecord::<[u8], [u8]> {
+            topic,
+            partition: partition.map(|partition| partition as i32),
+            payload: message.payload(),
+            key: message.key(),
+            timestamp: message.timestamp().to_millis(),
+            headers,
+            delivery_opaque: (),
+        };
+        self.send(record)
+    }
+
+    /// Passes a received record on without its value: for what no topic can hold.
+    pub fn forward_without_value(&self, received: &Received<'_>, topic: &str, new: NewHeaders<'_>) -> Result<(), EdgeError> {
+        let headers = with_headers(None, new);
+        self.send(BaseRecord::<[u8], [u8]> {
+            topic,
+            partition: None,
+            payload: None,
+            key: None,
+            timestamp: received.message().timestamp().to_millis(),
+            headers,
+            delivery_opaque: (),
+        })
+    }
+
+    /// Writes a record of the stage's own making.
+    pub fn produce(&self, produce: &Produce) -> Result<(), EdgeError> {
+        self.send(BaseRecord::<[u8], [u8]> {
+            topic: &produce.topic,
+            partition: produce.partition.map(|partition| partition as i32),
+            payload: produce.value.as_deref(),
+            key: produce.key.as_deref(),
+            timestamp: None,
+            headers: with_headers(None, &produce.headers),
+            delivery_opaque: (),
+        })
+    }
+
+    fn send(&self, record: BaseRecord<'_, [u8], [u8]>) -> Result<(), EdgeError> {
+        let mut record = record;
+        loop {
+            match self.producer.send(record) {
+                Ok(()) => return Ok(()),
+                // The client's own queue is full: the brokers set the pace.
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                    self.producer.poll(DRAIN_POLL);
+                    record = back;
+                }
+                Err((error, _)) => return Err(EdgeError::Abort(error)),
+            }
+        }
+    }
+
+    /// Serves the client's queue: failures are handled, buffers freed.
+    pub fn serve(&self) {
+        self.producer.poll(Duration::ZERO);
+    }
+
+    /// Waits until everything is acknowledged, adds the positions and commits.
+    pub fn commit(
+        &self,
+        positions: &BTreeMap<TopicPartition, u64>,
+        consumer: &GroupConsumer,
+        timeout: Duration,
+    ) -> Result<(), EdgeError> {
+        let deadline = Instant::now() + timeout;
+        while self.producer.in_flight_count() > 0 {
+            self.producer.poll(DRAIN_POLL);
+            if Instant::now() >= deadline {
+                return Err(EdgeError::Abort(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)));
+            }
+        }
+        let at = |offset: u64| Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX));
+        let offsets = list(positions.iter().map(|(partition, offset)| (partition, at(*offset)))).map_err(EdgeError::from_kafka)?;
+        let lost_generation = || EdgeError::Abort(KafkaError::Global(RDKafkaErrorCode::UnknownMemberId));
+        let generation = consumer.group_metadata().ok_or_else(lost_generation)?;
+        retry(deadline, |remaining| self.producer.send_offsets_to_transaction(&offsets, &generation, remaining))?;
+        // Past this point a time-out leaves the result unknown: only a new producer finds out.
+        retry(deadline, |remaining| self.producer.commit_transaction(remaining)).map_err(|error| match error {
+            EdgeError::Retriable(error) => EdgeError::Renew(error),
+            EdgeError::Abort(_) | EdgeError::Renew(_) | EdgeError::Stop(_) => error,
+        })
+    }
+
+    /// Aborts the transaction: what it wrote is never seen by `read_committed` readers.
+    pub fn abort(&self, timeout: Duration) -> Result<(), EdgeError> {
+        retry(Instant::now() + timeout, |remaining| self.producer.abort_transaction(remaining))
+    }
+}
+
+/// Repeats a call while it says that repeating helps and there is time.
+fn retry(deadline: Instant, mut call: impl FnMut(Duration) -> Result<(), KafkaError>) -> Result<(), EdgeError> {
+    loop {
+        let remaining = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        match call(remaining).map_err(EdgeError::from_kafka) {
+            Ok(()) => return Ok(()),
+            Err(EdgeError::Retriable(error)) if Instant::now() >= deadline => return Err(EdgeError::Retriable(error)),
+            Err(EdgeError::Retriable(_)) => {}
+            Err(error @ (EdgeError::Abort(_) | EdgeError::Renew(_) | EdgeError::Stop(_))) => return Err(error),
+        }
+    }
+}
+
+/// The idempotent producer of consent records: it never gives one up.
+pub struct ConsentProducer {
+    producer: BaseProducer<AckContext>,
+}
+
+/// Acknowledgements in order of arrival: the number a record was sent under, and where it lies, or what went wrong.
+struct AckContext {
+    acks: Mutex<Vec<(usize, Result<Position, RDKafkaErrorCode>)>>,
+}
+
+impl ClientContext for AckContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        super::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::info!(target: "stopgate::kafka", %error, "{reason}");
+    }
+}
+
+impl ProducerContext for AckContext {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
+        let ack = match result {
+            Ok(message) => Ok(Position {
+                partition: u32::try_from(message.partition()).unwrap_or_default(),
+                offset: u64::try_from(message.offset()).unwrap_or_default(),
+            }),
+            Err((error, _)) => Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)),
+        };
+        self.acks.lock().unwrap_or_else(PoisonError::into_inner).push((number, ack));
+    }
+}
+
+impl ConsentProducer {
+    /// A producer that waits for its brokers as long as it takes.
+    pub fn new(connection: &Connection, max_record_bytes: u64) -> Result<Self, EdgeError> {
+        let mut config = connection.producer();
+        config.set("message.timeout.ms", "0");
+        config.set("linger.ms", "0");
+        config.set("message.max.bytes", max_record_bytes.to_string());
+        let context = AckContext { acks: Mutex::new(Vec::new()) };
+        let producer = config.create_with_context(context).map_err(EdgeError::from_kafka)?;
+        Ok(Self { producer })
+    }
+
+    /// Hands a record to the client under a number that its acknowledgement will carry.
+    pub fn send(&self, produce: &Produce, number: usize) -> Result<(), EdgeError> {
+        let mut record = BaseRecord::<[u8], [u8], usize> {
+            topic: &produce.topic,
+            partition: produce.partition.map(|partition| partition as i32),
+            payload: produce.value.as_deref(),
+            key: produce.key.as_deref(),
+            timestamp: None,
+            headers: with_headers(None, &produce.headers),
+            delivery_opaque: number,
+        };
+        loop {
+            match self.producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                    self.producer.poll(DRAIN_POLL);
+                    record = back;
+                }
+                Err((error, _)) => return Err(EdgeError::Renew(error)),
+            }
+        }
+    }
+
+    /// Serves the client for about `wait` and returns the acknowledgements that have arrived.
+    pub fn acks(&self, wait: Duration) -> Result<Vec<(usize, Position)>, EdgeError> {
+        self.producer.poll(wait);
+        let acks = std::mem::take(&mut *self.producer.client().context().acks.lock().unwrap_or_else(PoisonError::into_inner));
+        acks.into_iter()
+            .map(|(number, ack)| match ack {
+                Ok(position) => Ok((number, position)),
+                Err(code) => Err(EdgeError::Renew(KafkaError::MessageProduction(code))),
+            })
+            .collect()
+    }
+
+    /// Whether nothing waits for acknowledgement.
+    pub fn is_idle(&self) -> bool {
+        self.producer.in_flight_count() == 0
+    }
+}

@@ -1,0 +1,4 @@
+pub mod domain;
+pub mod kafka;
+pub mod record;
+pub mod wire;

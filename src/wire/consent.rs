@@ -1,0 +1,227 @@
+//! Consent keys and records ↔ bytes.
+//!
+//! Key: `business|channel|identity|subject`, readable with any Kafka tool; `|`, `%` and control characters within a
+//! part are percent-encoded. Value: protobuf [`proto::ConsentRecord`]. A readable key with an unreadable value counts
+//! as an opt-out of that key; an unreadable key is an error that its reader must not step over.
+
+use super::partition::partition_for;
+use super::proto;
+use crate::domain::business::Businesses;
+use crate::domain::consent::{Act, ConsentState, Position, Source};
+use crate::domain::identity::Identity;
+use crate::domain::key::{Channel, ConsentKey, Subject};
+use crate::domain::time::Timestamp;
+use percent_encoding::{percent_decode_str, percent_encode_byte};
+use prost::Message;
+
+/// A key on the opt-outs topic that names nobody we could protect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unreadable consent key: expected business|channel|identity|subject")]
+pub struct UnreadableKey;
+
+/// A key as bytes, and the prefix that chooses its partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncodedKey {
+    bytes: String,
+    person: String,
+}
+
+impl EncodedKey {
+    /// The record's key.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.as_bytes()
+    }
+
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.bytes
+    }
+
+    /// The partition of the record on a topic of that many partitions.
+    pub fn partition(&self, partitions: u32) -> u32 {
+        partition_for(self.person.as_bytes(), partitions)
+    }
+}
+
+/// Writes a key.
+pub fn encode_key(key: &ConsentKey) -> EncodedKey {
+    let (business, channel) = (encode_part(&key.business), encode_part(key.channel.as_str()));
+    let (identity, subject) = (encode_part(&key.identity.to_text()), encode_part(&key.subject.to_string()));
+    EncodedKey { bytes: format!("{business}|{channel}|{identity}|{subject}"), person: format!("{business}|{identity}") }
+}
+
+/// Only what would break the key or a terminal is encoded: other alphabets stay readable.
+fn encode_part(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for character in text.chars() {
+        if matches!(character, '|' | '%') || character.is_control() {
+            let mut bytes = [0; 4];
+            encoded.extend(character.encode_utf8(&mut bytes).bytes().map(percent_encode_byte));
+        } else {
+            encoded.push(character);
+        }
+    }
+    encoded
+}
+
+/// Reads a key, resolving the business and the identity as today's lists and tables do: a change of either reaches
+/// records written before it.
+pub fn decode_key(bytes: &[u8], businesses: &Businesses) -> Result<ConsentKey, UnreadableKey> {
+    let text = std::str::from_utf8(bytes).map_err(|_| UnreadableKey)?;
+    let mut parts = text.split('|');
+    let (Some(business), Some(channel), Some(identity), Some(subject), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(UnreadableKey);
+    };
+    let part = |text| percent_decode_str(text).decode_utf8().map_err(|_| UnreadableKey);
+    let business = part(business)?;
+    if business.is_empty() {
+        return Err(UnreadableKey);
+    }
+    Ok(ConsentKey {
+        business: businesses.resolve(&business).into(),
+        channel: Channel::parse(&part(channel)?).ok_or(UnreadableKey)?,
+        identity: Identity::parse(&part(identity)?).map_err(|_| UnreadableKey)?,
+        subject: Subject::parse(&part(subject)?).ok_or(UnreadableKey)?,
+    })
+}
+
+/// A record of the opt-outs topic as the view applies it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ConsentChange {
+    /// An act, and the provider's id of the message behind it (empty where there was none).
+    Act { act: Act, provider_message_id: String },
+    /// The value could not be read: an opt-out of its key, at its record's time. Raise an alarm.
+    Unreadable(Act),
+    /// No value: the key is erased.
+    Erasure,
+}
+
+/// Reads a value. `recorded_ms` is the record's Kafka timestamp.
+pub fn decode_value(value: Option<&[u8]>, recorded_ms: Option<i64>, cause: Position) -> ConsentChange {
+    let Some(value) = value else { return ConsentChange::Erasure };
+    let unreadable = || {
+        let recorded = recorded_ms.and_then(Timestamp::from_millis).unwrap_or(Timestamp::EPOCH);
+        ConsentChange::Unreadable(Act {
+            state: ConsentState::OptedOut,
+            occurred_at: recorded,
+            source: Source::default(),
+            cause,
+            changed_state: false,
+        })
+    };
+    let Ok(record) = proto::ConsentRecord::decode(value) else { return unreadable() };
+    let state = match proto::ConsentState::try_from(record.state) {
+        Ok(proto::ConsentState::OptedOut) => ConsentState::OptedOut,
+        Ok(proto::ConsentState::OptedIn) => ConsentState::OptedIn,
+        Ok(proto::ConsentState::Unspecified) | Err(_) => return unreadable(),
+    };
+    let Some(occurred_at) = Timestamp::from_millis(record.occurred_at_ms) else { return unreadable() };
+    let evidence = record.evidence.unwrap_or_default();
+    let source = evidence.source.map_or_else(Source::default, |at| Source::new(&at.topic, at.partition, at.offset, at.index));
+    let act = Act { state, occurred_at, source, cause, changed_state: record.changed_state };
+    ConsentChange::Act { act, provider_message_id: evidence.provider_message_id }
+}
+
+/// Writes a value.
+pub fn encode_value(record: &proto::ConsentRecord) -> Vec<u8> {
+    record.encode_to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::business::Business;
+    use proptest::prelude::*;
+
+    fn key(business: &str, channel: &str, identity: &str, subject: &str) -> ConsentKey {
+        ConsentKey {
+            business: business.into(),
+            channel: Channel::parse(channel).expect("a channel"),
+            identity: Identity::parse(identity).expect("an identity"),
+            subject: Subject::parse(subject).expect("a subject"),
+        }
+    }
+
+    const HERE: Position = Position { partition: 3, offset: 17 };
+
+    #[test]
+    fn keys_are_readable_with_any_tool() {
+        let encoded = encode_key(&key("acme", "whatsapp", "+5511912345678", "marketing"));
+        assert_eq!(encoded.as_str(), "acme|whatsapp|phone:+5511912345678|marketing");
+        assert_eq!(encoded.partition(8), partition_for(b"acme|phone:+5511912345678", 8));
+    }
+
+    #[test]
+    fn separators_and_controls_within_a_part_are_encoded() {
+        let encoded = encode_key(&key("a|b%c\n", "whatsapp", "ext:x|y", "program:é"));
+        assert_eq!(encoded.as_str(), "a%7Cb%25c%0A|whatsapp|ext:x%7Cy|program:é");
+    }
+
+    #[test]
+    fn the_golden_record_keeps_its_bytes() {
+        let record = proto::ConsentRecord {
+            state: proto::ConsentState::OptedOut.into(),
+            occurred_at_ms: 1_793_500_000_000,
+            cause: proto::ConsentCause::Keyword.into(),
+            evidence: Some(proto::Evidence {
+                source: Some(proto::SourceCoordinates { topic: "inbound-messages".into(), partition: 2, offset: 9, index: 1 }),
+                provider_message_id: "wamid.EXAMPLE0001".into(),
+                rule: "en.keyword.stop".into(),
+                ..Default::default()
+            }),
+            changed_state: true,
+            feedback_reason: String::new(),
+        };
+        let hex: String = encode_value(&record).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(
+            hex,
+            "08011080deb8a799341801223e0a180a10696e626f756e642d6d657373616765731002180920011211\
+             77616d69642e4558414d504c4530303031220f656e2e6b6579776f72642e73746f702801"
+        );
+    }
+
+    #[test]
+    fn an_unreadable_value_counts_as_an_opt_out_at_its_records_time() {
+        for value in [&[0xff_u8, 0xff, 0xff][..], &[], &[0x08, 0x63], &[0x08, 0x02, 0x10, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]] {
+            let ConsentChange::Unreadable(act) = decode_value(Some(value), Some(5), HERE) else { panic!("{value:?} was read") };
+            assert_eq!((act.state, act.occurred_at.millis(), act.cause), (ConsentState::OptedOut, 5, HERE));
+        }
+        assert_eq!(decode_value(None, Some(5), HERE), ConsentChange::Erasure);
+    }
+
+    #[test]
+    fn an_unreadable_key_is_an_error() {
+        let none = Businesses::default();
+        for bytes in [&b""[..], b"garbage", b"a|b|c", b"a|whatsapp|phone:+5511912345678|marketing|x", b"\xff|whatsapp|ext:1|all", b"|whatsapp|ext:1|all", b"a|whatsapp|lid:1|all", b"a|whatsapp|ext:1|everything"] {
+            assert_eq!(decode_key(bytes, &none), Err(UnreadableKey), "{}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    #[test]
+    fn old_keys_follow_todays_businesses_and_phone_forms() {
+        let list = [Business { name: "acme".into(), numbers: vec![], accounts: vec!["900100200300400".into()], former_names: vec!["old".into()] }];
+        let businesses = Businesses::new(&list).expect("no conflict");
+        for bytes in ["900100200300400|whatsapp|phone:+551112345678|marketing", "old|whatsapp|phone:+5511912345678|marketing"] {
+            assert_eq!(decode_key(bytes.as_bytes(), &businesses), Ok(key("acme", "whatsapp", "+5511912345678", "marketing")));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn keys_read_back_as_written(business in "\\PC{1,12}[|%\\n]?\\PC{0,4}", value in "[^\\s]\\PC{0,20}[|%]?x", program in "[a-z|%]{1,8}") {
+            for (identity, subject) in [(format!("ext:{value}"), "marketing".to_owned()), ("+12025550143".to_owned(), format!("program:{program}"))] {
+                let Ok(identity) = Identity::parse(&identity) else { continue };
+                let key = ConsentKey { business: business.as_str().into(), channel: Channel::Whatsapp, identity, subject: Subject::parse(&subject).expect("a subject") };
+                prop_assert_eq!(decode_key(encode_key(&key).as_bytes(), &Businesses::default()), Ok(key));
+            }
+        }
+
+        #[test]
+        fn no_bytes_panic(key in prop::collection::vec(any::<u8>(), 0..64), value in prop::collection::vec(any::<u8>(), 0..64)) {
+            let _ = decode_key(&key, &Businesses::default());
+            let _ = decode_value(Some(&value), None, HERE);
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! What the suites share. Each file stands alone; a suite takes what it needs.
+#![allow(dead_code, reason = "helpers of suites that are not compiled into every test binary")]
+
+pub mod broker;
+pub mod kafka;
+pub mod process;
+pub mod service;
+pub mod wait;
+pub mod wire;
