@@ -1,4 +1,5 @@
 pub mod domain;
 pub mod kafka;
 pub mod record;
+pub mod stage;
 pub mod wire;

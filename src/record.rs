@@ -6,6 +6,18 @@ use std::sync::Arc;
 /// A topic's name, shared by all records of the topic.
 pub type TopicName = Arc<str>;
 
+/// One partition of one topic.
+pub type TopicPartition = (TopicName, u32);
+
+/// What a consumer group asks of a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rebalance {
+    /// These partitions are to be taken.
+    Take(Vec<TopicPartition>),
+    /// These partitions are to be given back; `lost`: somebody else may own them already.
+    Give { partitions: Vec<TopicPartition>, lost: bool },
+}
+
 /// Where a record lies.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Coordinates {
@@ -57,8 +69,8 @@ impl Record<'_> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Produce {
     pub topic: TopicName,
-    /// `None`: the topic's only interest is its order per key, and the key's hash chooses.
-    pub partition: Option<u32>,
+    /// Always computed, never left to the client.
+    pub partition: u32,
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
     pub headers: Vec<(&'static str, String)>,

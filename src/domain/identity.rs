@@ -46,6 +46,16 @@ impl Identity {
         }
     }
 
+    /// Reads what [`Identity::parse`] reads, and what providers write without a prefix where the kind shows by itself:
+    /// a business-scoped id (`US.7001…`, `US.ENT.…`) or an e-mail address.
+    pub fn recognise(text: &str) -> Result<Self, NotAnIdentity> {
+        Self::parse(text).or_else(|not| {
+            let text = text.trim();
+            let unprefixed = if looks_like_bsuid(text) { Self::bsuid(text) } else { Self::email(text) };
+            unprefixed.filter(|_| text.len() <= MAX_IDENTITY_BYTES && !text.contains(':')).ok_or(not)
+        })
+    }
+
     /// A business-scoped user id as Meta writes it; `None` where it is empty.
     pub fn bsuid(id: &str) -> Option<Self> {
         non_empty(id).map(|id| Self::Bsuid(id.into()))
@@ -88,6 +98,19 @@ impl Identity {
         let mut text = String::new();
         self.write_to(&mut text);
         text
+    }
+}
+
+/// Two letters of a country, a dot, then letters, digits and dots.
+fn looks_like_bsuid(text: &str) -> bool {
+    match text.as_bytes() {
+        [a, b, b'.', rest @ ..] => {
+            a.is_ascii_uppercase()
+                && b.is_ascii_uppercase()
+                && !rest.is_empty()
+                && rest.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'.')
+        }
+        _ => false,
     }
 }
 
@@ -148,6 +171,21 @@ mod tests {
         check("bsuid:US.70011223344556677", "bsuid:US.70011223344556677");
         check("email:Ada@Example.COM", "email:ada@example.com");
         check("ext:customer 42", "ext:customer 42");
+    }
+
+    #[test]
+    fn what_shows_its_kind_needs_no_prefix() {
+        for (text, canonical) in [
+            ("US.ENT.90011223344556677", "bsuid:US.ENT.90011223344556677"),
+            ("Ada@example.com", "email:ada@example.com"),
+            ("12025550143@s.whatsapp.net", "phone:+12025550143"),
+            ("+12025550143", "phone:+12025550143"),
+        ] {
+            assert_eq!(Identity::recognise(text).expect("an identity").to_text(), canonical);
+        }
+        for text in ["hello", "US.", "xx.1", "lid:ada@example.com", ""] {
+            assert!(Identity::recognise(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -23,11 +23,15 @@
 //! Bytes, JSON, protobuf, Kafka, files, clocks, logs, metrics, threads. Time and chance are arguments.
 
 pub mod business;
+pub mod classify;
 pub mod consent;
 pub mod decide;
 pub mod identity;
 pub mod key;
 pub mod message;
 pub mod phone;
+pub mod reply;
+pub mod send;
 pub mod suppression;
 pub mod time;
+pub mod view;

@@ -6,7 +6,9 @@
 //! again when it is applied. Where a rule cannot know which of two subscribers is meant it chooses the form that
 //! silences both: a wrong silence is repaired by a START, a leak by nothing.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 /// Version of [`CANONICAL_RULES`]; part of the rules version that decisions and snapshots name.
 pub const PHONE_RULES_VERSION: u32 = 1;
@@ -16,9 +18,16 @@ const MAX_DIGITS: usize = 15;
 /// Fewest digits of an international number (country code and subscriber).
 const MIN_DIGITS: usize = 7;
 
-/// A phone number in its canonical international form.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A phone number in its canonical international form, and the digits as they were spelt. Two numbers are equal when
+/// their canonical forms are.
+#[derive(Clone, Copy)]
 pub struct Phone {
+    digits: Digits,
+    spelt: Digits,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Digits {
     digits: [u8; MAX_DIGITS],
     len: u8,
 }
@@ -26,7 +35,7 @@ pub struct Phone {
 /// One numbering plan with two spellings of one subscriber.
 struct CanonicalRule {
     country_code: &'static [u8],
-    fold: fn(&mut Phone),
+    fold: fn(&mut Digits),
 }
 
 const CANONICAL_RULES: &[CanonicalRule] = &[
@@ -55,35 +64,77 @@ impl Phone {
             Some(rest) => (rest, true),
             None => (text, false),
         };
-        let mut phone = Self { digits: [0; MAX_DIGITS], len: 0 };
+        let mut spelt = Digits { digits: [0; MAX_DIGITS], len: 0 };
         let mut zeros_to_skip = if plus || !text.starts_with("00") { 0 } else { 2 };
         for byte in text.bytes() {
             match byte {
                 b'0'..=b'9' if zeros_to_skip > 0 => zeros_to_skip -= 1,
-                b'0'..=b'9' => phone.push(byte)?,
+                b'0'..=b'9' => spelt.push(byte)?,
                 b' ' | b'-' | b'.' | b'(' | b')' | b'/' => {}
                 _ => return None,
             }
         }
-        if phone.digits().len() < MIN_DIGITS || phone.digits().starts_with(b"0") {
+        if spelt.as_bytes().len() < MIN_DIGITS || spelt.as_bytes().starts_with(b"0") {
             return None;
         }
+        let mut digits = spelt;
         for rule in CANONICAL_RULES {
-            if phone.digits().starts_with(rule.country_code) {
-                (rule.fold)(&mut phone);
+            if spelt.as_bytes().starts_with(rule.country_code) {
+                (rule.fold)(&mut digits);
             }
         }
-        Some(phone)
+        Some(Self { digits, spelt })
     }
 
-    /// The digits, country code first, without `+`.
+    /// The canonical digits, country code first, without `+`.
     pub fn digits(&self) -> &[u8] {
+        self.digits.as_bytes()
+    }
+
+    /// The canonical digits as text.
+    pub fn as_str(&self) -> &str {
+        self.digits.as_str()
+    }
+
+    /// The digits as they were spelt: what a provider that gave them understands.
+    pub fn as_spelt(&self) -> &str {
+        self.spelt.as_str()
+    }
+}
+
+impl PartialEq for Phone {
+    fn eq(&self, other: &Self) -> bool {
+        self.digits == other.digits
+    }
+}
+
+impl Eq for Phone {}
+
+impl PartialOrd for Phone {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Phone {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.digits.cmp(&other.digits)
+    }
+}
+
+impl Hash for Phone {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.digits.hash(state);
+    }
+}
+
+impl Digits {
+    fn as_bytes(&self) -> &[u8] {
         self.digits.get(..usize::from(self.len)).unwrap_or_default()
     }
 
-    /// The digits as text.
-    pub fn as_str(&self) -> &str {
-        std::str::from_utf8(self.digits()).unwrap_or_default()
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
     }
 
     fn push(&mut self, digit: u8) -> Option<()> {
@@ -109,27 +160,27 @@ impl Phone {
 
 /// `55` + two digits of area + eight of subscriber gains the 9. Landlines have eight digits too and fall together with
 /// the mobile of the same ending: see the module head.
-fn add_brazilian_ninth_digit(phone: &mut Phone) {
-    if phone.digits().len() == 12 {
-        phone.insert(4, b'9');
+fn add_brazilian_ninth_digit(number: &mut Digits) {
+    if number.as_bytes().len() == 12 {
+        number.insert(4, b'9');
     }
 }
 
-fn drop_mexican_mobile_one(phone: &mut Phone) {
-    if phone.digits().len() == 13 && phone.digits().get(2) == Some(&b'1') {
-        phone.remove(2, 1);
+fn drop_mexican_mobile_one(number: &mut Digits) {
+    if number.as_bytes().len() == 13 && number.as_bytes().get(2) == Some(&b'1') {
+        number.remove(2, 1);
     }
 }
 
-fn drop_argentinian_mobile_prefix(phone: &mut Phone) {
-    if phone.digits().get(2) == Some(&b'9') && phone.digits().len() == 13 {
-        phone.remove(2, 1);
+fn drop_argentinian_mobile_prefix(number: &mut Digits) {
+    if number.as_bytes().get(2) == Some(&b'9') && number.as_bytes().len() == 13 {
+        number.remove(2, 1);
     }
     // 54 + area (2 to 4 digits) + 15 + subscriber: ten national digits and the 15.
-    if phone.digits().len() == 14 {
+    if number.as_bytes().len() == 14 {
         for area_digits in 2..=4 {
-            if phone.digits().get(2 + area_digits..4 + area_digits) == Some(b"15") {
-                phone.remove(2 + area_digits, 2);
+            if number.as_bytes().get(2 + area_digits..4 + area_digits) == Some(b"15") {
+                number.remove(2 + area_digits, 2);
                 return;
             }
         }
@@ -140,7 +191,7 @@ impl fmt::Debug for Phone {
     /// Addresses never reach logs or panics: only the country's first digit and the length are shown.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let first = self.digits().first().copied().unwrap_or(b'?');
-        write!(f, "Phone(+{}…{} digits)", char::from(first), self.len)
+        write!(f, "Phone(+{}…{} digits)", char::from(first), self.digits().len())
     }
 }
 
@@ -180,6 +231,13 @@ mod tests {
         check("541123456789", Some("541123456789"));
         check("+54 11 15 2345 6789", Some("541123456789"));
         check("+54 223 15 456 7890", Some("542234567890"));
+    }
+
+    #[test]
+    fn the_spelling_is_kept_and_decides_nothing() {
+        let (short, long) = (Phone::parse("551112345678").expect("a number"), Phone::parse("5511912345678").expect("a number"));
+        assert_eq!(short, long);
+        assert_eq!((short.as_spelt(), long.as_spelt()), ("551112345678", "5511912345678"));
     }
 
     #[test]

@@ -30,6 +30,20 @@ pub struct PersonPrint(u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotPrint(u64);
 
+impl PersonPrint {
+    /// The fingerprint as a number, for side tables.
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+}
+
+impl SlotPrint {
+    /// The fingerprint as a number, for side tables.
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+}
+
 impl PrintKey {
     /// The fingerprint of one person at one business.
     pub fn person(&self, business: &str, identity: &Identity) -> PersonPrint {

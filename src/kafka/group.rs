@@ -6,7 +6,7 @@
 
 use super::offsets::OffsetsClient;
 use super::{Connection, EdgeError, ffi};
-use crate::record::{Header, Record, TopicName};
+use crate::record::{Header, Rebalance, Record, TopicName, TopicPartition};
 use rdkafka::Offset;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -18,18 +18,6 @@ use rdkafka::types::RDKafkaRespErr;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-
-/// One partition of one topic.
-pub type TopicPartition = (TopicName, u32);
-
-/// What the group asks of this member.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Rebalance {
-    /// These partitions are to be taken.
-    Take(Vec<TopicPartition>),
-    /// These partitions are to be given back; `lost`: somebody else may own them already.
-    Give { partitions: Vec<TopicPartition>, lost: bool },
-}
 
 struct GroupContext {
     topics: Vec<TopicName>,

@@ -3,10 +3,10 @@
 //! An open transaction hides all that was written above it from `read_committed` readers, so consent records are never
 //! written in one: the fence would have to wait for it.
 
-use super::group::{GroupConsumer, Received, TopicPartition, list};
+use super::group::{GroupConsumer, Received, list};
 use super::{Connection, EdgeError};
 use crate::domain::consent::Position;
-use crate::record::Produce;
+use crate::record::{Produce, TopicPartition};
 use rdkafka::Offset;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -85,12 +85,12 @@ impl TransactionalProducer {
     }
 
     /// Passes a received record on: key, value, timestamp and headers as they are, with headers added.
-    pub fn forward(&self, received: &Received<'_>, topic: &str, partition: Option<u32>, new: NewHeaders<'_>) -> Result<(), EdgeError> {
+    pub fn forward(&self, received: &Received<'_>, topic: &str, partition: u32, new: NewHeaders<'_>) -> Result<(), EdgeError> {
         let message = received.message();
         let headers = with_headers(message.headers().map(BorrowedHeaders::detach), new);
         let record = BaseRecord::<[u8], [u8]> {
             topic,
-            partition: partition.map(|partition| partition as i32),
+            partition: Some(partition as i32),
             payload: message.payload(),
             key: message.key(),
             timestamp: message.timestamp().to_millis(),
@@ -101,11 +101,11 @@ impl TransactionalProducer {
     }
 
     /// Passes a received record on without its value: for what no topic can hold.
-    pub fn forward_without_value(&self, received: &Received<'_>, topic: &str, new: NewHeaders<'_>) -> Result<(), EdgeError> {
+    pub fn forward_without_value(&self, received: &Received<'_>, topic: &str, partition: u32, new: NewHeaders<'_>) -> Result<(), EdgeError> {
         let headers = with_headers(None, new);
         self.send(BaseRecord::<[u8], [u8]> {
             topic,
-            partition: None,
+            partition: Some(partition as i32),
             payload: None,
             key: None,
             timestamp: received.message().timestamp().to_millis(),
@@ -118,7 +118,7 @@ impl TransactionalProducer {
     pub fn produce(&self, produce: &Produce) -> Result<(), EdgeError> {
         self.send(BaseRecord::<[u8], [u8]> {
             topic: &produce.topic,
-            partition: produce.partition.map(|partition| partition as i32),
+            partition: Some(produce.partition as i32),
             payload: produce.value.as_deref(),
             key: produce.key.as_deref(),
             timestamp: None,
@@ -243,7 +243,7 @@ impl ConsentProducer {
     pub fn send(&self, produce: &Produce, number: usize) -> Result<(), EdgeError> {
         let mut record = BaseRecord::<[u8], [u8], usize> {
             topic: &produce.topic,
-            partition: produce.partition.map(|partition| partition as i32),
+            partition: Some(produce.partition as i32),
             payload: produce.value.as_deref(),
             key: produce.key.as_deref(),
             timestamp: None,

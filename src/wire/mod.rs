@@ -5,7 +5,9 @@
 pub mod consent;
 pub mod fields;
 pub mod inbound;
+pub mod lexicon;
 pub mod partition;
+pub mod send;
 pub mod when;
 
 /// The protobuf types of `proto/stopgate/v1`, generated when the crate is built.
@@ -37,6 +39,8 @@ pub enum DecodeError {
     NotExempt,
     /// A message without text, button or anything else that could be read.
     NoContent,
+    /// Larger, with what has to be added, than its output topic takes.
+    TooLarge,
 }
 
 impl DecodeError {
@@ -53,6 +57,7 @@ impl DecodeError {
             Self::NoRecipient => "no-recipient",
             Self::NotExempt => "not-exempt",
             Self::NoContent => "no-content",
+            Self::TooLarge => "too-large",
         }
     }
 }

@@ -1,0 +1,246 @@
+//! What a customer's message asks for: to be left alone, to be written to again, help, or nothing of the kind.
+//!
+//! In order: a button's payload, its title, then the text. Of a text: what others wrote is cut away (`cut`), the rest is
+//! folded into tokens (`text`, `fold`), and the first of these that has an answer decides:
+//!
+//! 1. `keyword`: the whole message is a keyword, give or take courtesy;
+//! 2. `grammar`: a clause says it in words: verbs, objects and negation, and guards that take matches back;
+//! 3. `keyword` again: the whole message is a slip away from a keyword.
+//!
+//! Invariants: the same lexicon and message give the same answer for ever; nobody is opted in by anything but a whole
+//! message or a button; time is linear in the text, of which both ends are read (`BOTH_ENDS_BYTES`); nothing panics.
+//!
+//! Absent: files (`wire::lexicon`), what to do with the answer, and who the customer is.
+
+mod button;
+mod cut;
+mod data;
+mod fold;
+mod grammar;
+mod keyword;
+mod lexicon;
+mod pattern;
+mod text;
+mod typo;
+mod words;
+
+pub use cut::BOTH_ENDS_BYTES;
+pub use data::{Change, Follow, GuardData, KeywordGroup, LanguageData, Located, Override, Reach, RuleData, Verdict, When, WordClass};
+pub use lexicon::{Fingerprint, Lexicon, LexiconFault};
+
+use pattern::Lattice;
+use std::cell::RefCell;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use text::Text;
+
+/// What the customer wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    OptOut,
+    OptIn,
+    Help,
+    /// A person should look at it.
+    Review,
+    None,
+}
+
+impl Class {
+    pub const ALL: [Self; 5] = [Self::OptOut, Self::OptIn, Self::Help, Self::Review, Self::None];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OptOut => "opt_out",
+            Self::OptIn => "opt_in",
+            Self::Help => "help",
+            Self::Review => "review",
+            Self::None => "none",
+        }
+    }
+}
+
+/// How far the wish reaches, where the text says so.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    Marketing,
+    Program(String),
+    All,
+}
+
+impl Scope {
+    /// Reads `all`, `marketing`, `program:ID`, and nothing from nothing.
+    pub fn parse(written: &str) -> Result<Option<Self>, String> {
+        Ok(Some(match written {
+            "" => return Ok(None),
+            "all" => Self::All,
+            "marketing" => Self::Marketing,
+            _ => match written.strip_prefix("program:") {
+                Some(id) if !id.is_empty() => Self::Program(id.to_owned()),
+                Some(_) | None => return Err(format!("\"{written}\" is not a scope: all, marketing or program:ID")),
+            },
+        }))
+    }
+
+    fn promotions() -> Self {
+        Self::Program("promotions".to_owned())
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Marketing => out.write_str("marketing"),
+            Self::Program(id) => write!(out, "program:{id}"),
+            Self::All => out.write_str("all"),
+        }
+    }
+}
+
+/// How sure the rule is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Confidence {
+    /// A keyword, a button.
+    Exact,
+    /// A sentence that the grammar understands.
+    High,
+    /// A slip was mended, or a person is asked.
+    Low,
+}
+
+impl Confidence {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::High => "high",
+            Self::Low => "low",
+        }
+    }
+}
+
+/// Which rule decided, such as `en.keyword.stop` or `pt.grammar.want-not-receive`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RuleId(Option<Arc<str>>);
+
+impl RuleId {
+    /// No rule: nothing was asked for.
+    pub const NONE: Self = Self(None);
+
+    fn new(name: String) -> Self {
+        Self(Some(name.into()))
+    }
+
+    pub fn as_str(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+}
+
+impl fmt::Display for RuleId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.as_str().unwrap_or("none"))
+    }
+}
+
+/// A language, as the code of its file.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LanguageCode(Arc<str>);
+
+impl LanguageCode {
+    fn new(code: &str) -> Self {
+        Self(code.into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for LanguageCode {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+/// Bytes of the original text or button title.
+pub type Span = Range<usize>;
+
+/// The answer, with what is needed to explain it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Classification {
+    pub class: Class,
+    pub scope: Option<Scope>,
+    pub rule: RuleId,
+    pub span: Option<Span>,
+    pub language: Option<LanguageCode>,
+    pub confidence: Confidence,
+}
+
+impl Classification {
+    fn none() -> Self {
+        Self { class: Class::None, scope: None, rule: RuleId::NONE, span: None, language: None, confidence: Confidence::High }
+    }
+}
+
+/// What arrived.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Message<'a> {
+    pub text: Option<&'a str>,
+    pub button: Option<Button<'a>>,
+    /// The customer's language, if something outside the message says it; BCP 47.
+    pub language: Option<&'a str>,
+}
+
+/// A quick reply or list entry that the customer pressed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Button<'a> {
+    pub payload: Option<&'a str>,
+    pub title: Option<&'a str>,
+}
+
+/// Decides one message.
+pub fn classify(lexicon: &Lexicon, message: &Message<'_>) -> Classification {
+    thread_local! {
+        // Buffers only: every call begins by emptying them.
+        static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
+    }
+    SCRATCH.with_borrow_mut(|scratch| {
+        let hint = lexicon.language(message.language);
+        let pressed = message.button.and_then(|pressed| button::decide(lexicon, pressed, hint, scratch));
+        let written = || message.text.and_then(|text| read(lexicon, text, hint, scratch));
+        pressed.or_else(written).unwrap_or_else(Classification::none)
+    })
+}
+
+/// Buffers that live from message to message.
+#[derive(Debug, Default)]
+struct Scratch {
+    text: Text,
+    lattice: Lattice,
+    stretches: Vec<Range<usize>>,
+    found: grammar::Found,
+}
+
+/// Decides a text; nothing means that no rule had an answer.
+fn read(lexicon: &Lexicon, original: &str, hint: Option<u8>, scratch: &mut Scratch) -> Option<Classification> {
+    let Scratch { text, lattice, stretches, found } = scratch;
+    cut::cut(original, &lexicon.marks, stretches);
+    text.clear();
+    for stretch in stretches.iter() {
+        text.read(original, stretch.clone(), &lexicon.words);
+    }
+    if text.tokens.is_empty() {
+        return keyword::decide_signs(lexicon, text, hint);
+    }
+    if let Some(answer) = keyword::decide_whole(lexicon, text, 0..text.tokens.len(), hint) {
+        return Some(answer);
+    }
+    grammar::tag(lexicon, text, lattice);
+    let core = keyword::without_courtesy(lexicon, text);
+    keyword::decide(lexicon, text, core.clone(), hint)
+        .or_else(|| grammar::decide(lexicon, text, lattice, found))
+        .or_else(|| keyword::decide_slip(lexicon, text, core, hint))
+        .or_else(|| grammar::decide_mended(lexicon, text, lattice, found))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+//! Decisions, a table a family. The labelled set measures; these explain.
+
+use super::*;
+use crate::wire::lexicon::builtin;
+use std::sync::LazyLock;
+
+static LEXICON: LazyLock<Lexicon> = LazyLock::new(builtin);
+
+fn decide(text: &str) -> Classification {
+    classify(&LEXICON, &Message { text: Some(text), ..Message::default() })
+}
+
+fn check_all(class: Class, texts: &[&str]) {
+    for text in texts {
+        let found = decide(text);
+        assert_eq!(found.class, class, "{text:?} by {}", found.rule);
+    }
+}
+
+fn check_scope(text: &str, scope: Option<Scope>) {
+    let found = decide(text);
+    assert_eq!((found.class, found.scope), (Class::OptOut, scope), "{text}");
+}
+
+#[test]
+fn keywords_survive_case_punctuation_courtesy_and_disguise() {
+    check_all(
+        Class::OptOut,
+        &[
+            "STOP", "Stop.", " stop!! ", "ＳＴＯＰ", "s\u{200c}top", "Stop. Thank you", "please stop", "stop pls", "Parar, por favor", "opt out", "opt-out", "OptOut",
+            "REVOKE", "S T O P", "s.t.o.p.", "st op", "5T0P", "$top", "stopppp", "SSSTTTOOOPPP", "STOP STOP STOP", "stop. unsubscribe. cancel!", "ЅТОР", "sтop", "🆂🆃🅾🅿",
+            "🛑", "🛑🛑", "İPTAL", "iptal", "ıptal", "&quot;STOP&quot;", "\"stop\"", "Hi, stop please. Thanks!", "STOP\nSent from my iPhone", "退订。", "수신 거부",
+        ],
+    );
+}
+
+#[test]
+fn slips_count_when_they_are_no_words() {
+    check_all(Class::OptOut, &["STPO", "sotp", "stopp", "Dtop", "unsuscribe", "unsubcribe", "unsubscrbe"]);
+    check_all(Class::None, &["shop", "top", "step", "spot", "stoop", "send", "quite", "cable", "cancer"]);
+}
+
+#[test]
+fn scope_is_what_the_words_say() {
+    check_scope("STOP", None);
+    check_scope("STOP ALL", Some(Scope::All));
+    check_scope("stop everything", Some(Scope::All));
+    check_scope("stop marketing", Some(Scope::Marketing));
+    check_scope("Stop promotions", Some(Scope::promotions()));
+    check_scope("Detener promociones", Some(Scope::promotions()));
+    check_scope("STOP 36111", Some(Scope::Program("36111".to_owned())));
+    check_scope("RET MARKA", Some(Scope::Program("marka".to_owned())));
+    check_scope("UNREG XYZ", Some(Scope::Program("xyz".to_owned())));
+    check_scope("BATAL XYZ", Some(Scope::Program("xyz".to_owned())));
+}
+
+#[test]
+fn opt_in_takes_exact_words() {
+    check_all(Class::OptIn, &["START", "start.", "#start", "Unstop please", "#volver", "开始", "СТАРТ"]);
+    check_all(Class::None, &["yes", "y", "strat", "starts", "sta rt", "s t a r t", "let's start", "start over tomorrow"]);
+}
+
+#[test]
+fn what_others_wrote_decides_nothing() {
+    check_all(
+        Class::None,
+        &["Liked \"Sale ends today. Reply STOP to opt out\"", "> Reply STOP\nwhat does this mean?", "A aimé « Soldes. STOP au 36111 »", "👍 to “Reply STOP to opt out”"],
+    );
+}
+
+#[test]
+fn signs_that_are_only_signs_go_to_a_person() {
+    check_all(Class::Review, &["✋", "🚫", "🚫🚫"]);
+    check_all(Class::None, &["👍", "😂😂", ""]);
+}
+
+#[test]
+fn short_forms_of_one_language_act_only_where_it_is_spoken() {
+    check_all(Class::Review, &["TC", "huy", "TD", "acha"]);
+    let hinted = |text, language| classify(&LEXICON, &Message { text: Some(text), button: None, language: Some(language) }).class;
+    assert_eq!(hinted("TC", "vi-VN"), Class::OptOut);
+    assert_eq!(hinted("TD", "zh"), Class::OptOut);
+    assert_eq!(hinted("acha", "sw"), Class::OptOut);
+}
+
+#[test]
+fn titles_act_as_texts_and_payloads_go_first() {
+    let press = |payload, title| classify(&LEXICON, &Message { button: Some(Button { payload, title }), ..Message::default() });
+    for title in ["Stop promotions", "Parar promoções", "Detener promociones", "Arrêter les promotions", "Werbung stoppen", "Promosyonları durdur", "停止推广"] {
+        let found = press(None, Some(title));
+        assert_eq!((found.class, found.scope), (Class::OptOut, Some(Scope::promotions())), "{title}");
+    }
+    assert_eq!(press(Some("PARAR_PROMOCOES"), None).class, Class::OptOut);
+    assert_eq!(press(Some("menu:help"), Some("Stop promotions")).class, Class::Help);
+    assert_eq!(press(Some("x91"), Some("Resume promotions")).class, Class::OptIn);
+}
+
+#[test]
+fn a_business_can_add_remove_and_replace_words() {
+    let change = |change, class, words: &[&str]| Override {
+        change,
+        class,
+        language: "en".to_owned(),
+        words: words.iter().map(|word| (*word).to_owned()).collect(),
+    };
+    let decide = |changes: &[Override], text| classify(&LEXICON.with_overrides(changes).unwrap(), &Message { text: Some(text), ..Message::default() }).class;
+    assert_eq!(decide(&[change(Change::Add, Class::OptOut, &["adios amigos"])], "Adios, amigos"), Class::OptOut);
+    assert_eq!(decide(&[change(Change::Remove, Class::OptOut, &["end"])], "END"), Class::None);
+    assert_eq!(decide(&[change(Change::Replace, Class::Help, &["sos"])], "SOS"), Class::Help);
+    assert_ne!(LEXICON.with_overrides(&[change(Change::Add, Class::Help, &["sos"])]).unwrap().version(), LEXICON.version());
+}
+
+#[test]
+fn a_hint_never_costs_more_than_a_word() {
+    for hint in ["", "xx", "pt-BR", "zh_Hant", "fil", "\u{1f600}"] {
+        assert_eq!(classify(&LEXICON, &Message { text: Some("STOP"), button: None, language: Some(hint) }).class, Class::OptOut, "{hint}");
+    }
+}

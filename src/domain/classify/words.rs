@@ -1,0 +1,162 @@
+//! Every word and phrase of a lexicon in one trie, walked byte by byte along the folded text.
+//!
+//! Invariants: a walk costs at most one step a byte of the longest entry; an entry is found only where it starts and ends
+//! with a token. Entries hold folded text with single spaces.
+//!
+//! Absent: what an entry means; the trie hands out numbers.
+
+use std::collections::BTreeMap;
+
+/// Where a walk stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place(u32);
+
+#[derive(Debug, Default)]
+struct Draft {
+    next: BTreeMap<u8, u32>,
+    whole: Option<u32>,
+    stem: Option<u32>,
+}
+
+/// The trie under construction: numbers are handed out in order of first insertion.
+#[derive(Debug)]
+pub(super) struct WordsBuilder {
+    drafts: Vec<Draft>,
+    numbers: u32,
+}
+
+impl WordsBuilder {
+    pub(super) fn new() -> Self {
+        Self { drafts: vec![Draft::default()], numbers: 0 }
+    }
+
+    /// The number of this entry; `stem` entries match every word that starts with them.
+    pub(super) fn number(&mut self, text: &str, stem: bool) -> u32 {
+        let mut at = 0usize;
+        for byte in text.bytes() {
+            let fresh = self.drafts.len() as u32;
+            let next = *self.drafts[at].next.entry(byte).or_insert(fresh);
+            if next == fresh {
+                self.drafts.push(Draft::default());
+            }
+            at = next as usize;
+        }
+        let draft = &mut self.drafts[at];
+        let slot = if stem { &mut draft.stem } else { &mut draft.whole };
+        *slot.get_or_insert_with(|| {
+            self.numbers += 1;
+            self.numbers - 1
+        })
+    }
+
+    pub(super) fn build(self) -> Words {
+        let mut nodes = Vec::with_capacity(self.drafts.len());
+        let (mut labels, mut targets) = (Vec::new(), Vec::new());
+        let mut root = [NOWHERE; 256];
+        for (index, draft) in self.drafts.iter().enumerate() {
+            nodes.push(Node {
+                first: labels.len() as u32,
+                edges: draft.next.len() as u16,
+                whole: draft.whole.map_or(0, |number| number + 1),
+                stem: draft.stem.map_or(0, |number| number + 1),
+            });
+            for (&label, &target) in &draft.next {
+                labels.push(label);
+                targets.push(target);
+                if index == 0 {
+                    root[usize::from(label)] = target;
+                }
+            }
+        }
+        Words { nodes, labels, targets, root: Box::new(root) }
+    }
+}
+
+const NOWHERE: u32 = u32::MAX;
+
+#[derive(Clone, Debug)]
+struct Node {
+    first: u32,
+    edges: u16,
+    /// Number + 1, 0 for none; the same for `stem`.
+    whole: u32,
+    stem: u32,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Words {
+    nodes: Vec<Node>,
+    labels: Vec<u8>,
+    targets: Vec<u32>,
+    root: Box<[u32; 256]>,
+}
+
+impl Words {
+    pub(super) const START: Place = Place(0);
+
+    #[inline]
+    pub(super) fn step(&self, place: Place, byte: u8) -> Option<Place> {
+        if place.0 == 0 {
+            let target = self.root[usize::from(byte)];
+            return (target != NOWHERE).then_some(Place(target));
+        }
+        let node = &self.nodes[place.0 as usize];
+        let first = node.first as usize;
+        let labels = &self.labels[first..first + usize::from(node.edges)];
+        labels.iter().position(|label| *label == byte).map(|edge| Place(self.targets[first + edge]))
+    }
+
+    #[inline]
+    pub(super) fn whole(&self, place: Place) -> Option<u32> {
+        self.nodes[place.0 as usize].whole.checked_sub(1)
+    }
+
+    #[inline]
+    pub(super) fn stem(&self, place: Place) -> Option<u32> {
+        self.nodes[place.0 as usize].stem.checked_sub(1)
+    }
+
+    /// The entry that is exactly this text.
+    pub(super) fn find(&self, text: &[u8]) -> Option<u32> {
+        let mut place = Self::START;
+        for &byte in text {
+            place = self.step(place, byte)?;
+        }
+        self.whole(place)
+    }
+
+    /// Whether a word is an entry, or starts with a stem.
+    pub(super) fn knows(&self, word: &[u8]) -> bool {
+        let mut place = Self::START;
+        for &byte in word {
+            match self.step(place, byte) {
+                Some(next) => place = next,
+                None => return false,
+            }
+            if self.stem(place).is_some() {
+                return true;
+            }
+        }
+        self.whole(place).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_whole_entries_and_stems_and_nothing_between() {
+        let mut builder = WordsBuilder::new();
+        let stop = builder.number("stop", false);
+        assert_eq!(builder.number("stop", false), stop);
+        let stop_all = builder.number("stop all", false);
+        builder.number("mesaj", true);
+        let words = builder.build();
+        assert_eq!(words.find(b"stop"), Some(stop));
+        assert_eq!(words.find(b"stop all"), Some(stop_all));
+        assert_eq!(words.find(b"sto"), None);
+        assert!(words.knows("mesajlar".as_bytes()));
+        assert!(!words.knows(b"mesa"));
+    }
+}

@@ -1,0 +1,98 @@
+//! The built-in words of replies, by language. One text confirms, one says how to come back; no marketing.
+
+/// What a reply is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReplyKind {
+    OptOutConfirmation,
+    OptInConfirmation,
+    Help,
+}
+
+impl ReplyKind {
+    /// The word in metrics and ids.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OptOutConfirmation => "opt-out-confirmation",
+            Self::OptInConfirmation => "opt-in-confirmation",
+            Self::Help => "help",
+        }
+    }
+}
+
+struct Texts {
+    language: &'static str,
+    opt_out: &'static str,
+    opt_in: &'static str,
+    help: &'static str,
+}
+
+/// The language of persons whose own has no text.
+const FALLBACK: &str = "en";
+
+#[rustfmt::skip]
+const TEXTS: &[Texts] = &[
+    Texts { language: "en", opt_out: "You will receive no more marketing messages from us. Reply START to receive them again.", opt_in: "You will receive our messages again. Reply STOP at any time to end them.", help: "Reply STOP to receive no more marketing messages from us, START to receive them again." },
+    Texts { language: "es", opt_out: "No recibirá más mensajes promocionales nuestros. Responda START para volver a recibirlos.", opt_in: "Volverá a recibir nuestros mensajes. Responda STOP en cualquier momento para dejar de recibirlos.", help: "Responda STOP para no recibir más mensajes promocionales, START para volver a recibirlos." },
+    Texts { language: "pt", opt_out: "Você não receberá mais mensagens promocionais nossas. Responda START para voltar a receber.", opt_in: "Você voltará a receber nossas mensagens. Responda STOP a qualquer momento para parar.", help: "Responda STOP para não receber mais mensagens promocionais, START para voltar a receber." },
+    Texts { language: "fr", opt_out: "Vous ne recevrez plus de messages promotionnels de notre part. Répondez START pour les recevoir à nouveau.", opt_in: "Vous recevrez à nouveau nos messages. Répondez STOP à tout moment pour ne plus les recevoir.", help: "Répondez STOP pour ne plus recevoir de messages promotionnels, START pour les recevoir à nouveau." },
+    Texts { language: "de", opt_out: "Sie erhalten keine Werbenachrichten mehr von uns. Antworten Sie START, um sie wieder zu erhalten.", opt_in: "Sie erhalten unsere Nachrichten wieder. Antworten Sie jederzeit STOP, um sie zu beenden.", help: "Antworten Sie STOP, um keine Werbenachrichten mehr zu erhalten, START, um sie wieder zu erhalten." },
+    Texts { language: "it", opt_out: "Non riceverà più messaggi promozionali da parte nostra. Risponda START per riceverli di nuovo.", opt_in: "Riceverà di nuovo i nostri messaggi. Risponda STOP in qualsiasi momento per interromperli.", help: "Risponda STOP per non ricevere più messaggi promozionali, START per riceverli di nuovo." },
+    Texts { language: "nl", opt_out: "U ontvangt geen reclameberichten meer van ons. Antwoord START om ze weer te ontvangen.", opt_in: "U ontvangt onze berichten weer. Antwoord op elk moment STOP om ze te beëindigen.", help: "Antwoord STOP om geen reclameberichten meer te ontvangen, START om ze weer te ontvangen." },
+    Texts { language: "pl", opt_out: "Nie będziemy już wysyłać wiadomości reklamowych. Odpowiedz START, aby znów je otrzymywać.", opt_in: "Znów będziemy wysyłać wiadomości. Odpowiedz STOP w dowolnej chwili, aby je zakończyć.", help: "Odpowiedz STOP, aby nie otrzymywać wiadomości reklamowych, START, aby znów je otrzymywać." },
+    Texts { language: "ro", opt_out: "Nu veți mai primi mesaje promoționale de la noi. Răspundeți START pentru a le primi din nou.", opt_in: "Veți primi din nou mesajele noastre. Răspundeți STOP oricând pentru a le opri.", help: "Răspundeți STOP pentru a nu mai primi mesaje promoționale, START pentru a le primi din nou." },
+    Texts { language: "tr", opt_out: "Artık bizden pazarlama mesajı almayacaksınız. Yeniden almak için START yazın.", opt_in: "Mesajlarımızı yeniden alacaksınız. Durdurmak için istediğiniz zaman STOP yazın.", help: "Pazarlama mesajı almamak için STOP, yeniden almak için START yazın." },
+    Texts { language: "ru", opt_out: "Вы больше не будете получать от нас рекламные сообщения. Ответьте START, чтобы получать их снова.", opt_in: "Вы снова будете получать наши сообщения. Ответьте STOP в любое время, чтобы отказаться.", help: "Ответьте STOP, чтобы не получать рекламные сообщения, START, чтобы получать их снова." },
+    Texts { language: "uk", opt_out: "Ви більше не отримуватимете від нас рекламних повідомлень. Надішліть START, щоб отримувати їх знову.", opt_in: "Ви знову отримуватимете наші повідомлення. Надішліть STOP будь-коли, щоб відмовитися.", help: "Надішліть STOP, щоб не отримувати рекламних повідомлень, START, щоб отримувати їх знову." },
+    Texts { language: "ar", opt_out: "لن تصلك منا رسائل تسويقية بعد الآن. أرسل START لاستلامها من جديد.", opt_in: "ستصلك رسائلنا من جديد. أرسل STOP في أي وقت لإيقافها.", help: "أرسل STOP لإيقاف الرسائل التسويقية، أو START لاستلامها من جديد." },
+    Texts { language: "he", opt_out: "לא יישלחו אליך עוד הודעות שיווק מאיתנו. לקבלתן שוב יש להשיב START.", opt_in: "הודעותינו יישלחו אליך שוב. להפסקתן יש להשיב STOP בכל עת.", help: "להפסקת הודעות שיווק יש להשיב STOP, לקבלתן שוב START." },
+    Texts { language: "fa", opt_out: "دیگر پیام تبلیغاتی از ما دریافت نمی‌کنید. برای دریافت دوباره START را بفرستید.", opt_in: "پیام‌های ما را دوباره دریافت می‌کنید. هر زمان برای توقف STOP را بفرستید.", help: "برای توقف پیام‌های تبلیغاتی STOP و برای دریافت دوباره START را بفرستید." },
+    Texts { language: "hi", opt_out: "अब आपको हमारे प्रचार संदेश नहीं मिलेंगे। फिर से पाने के लिए START लिखें।", opt_in: "आपको हमारे संदेश फिर से मिलेंगे। बंद करने के लिए कभी भी STOP लिखें।", help: "प्रचार संदेश बंद करने के लिए STOP, फिर से पाने के लिए START लिखें।" },
+    Texts { language: "ur", opt_out: "اب آپ کو ہماری طرف سے تشہیری پیغامات نہیں ملیں گے۔ دوبارہ حاصل کرنے کے لیے START لکھیں۔", opt_in: "آپ کو ہمارے پیغامات دوبارہ ملیں گے۔ بند کرنے کے لیے کسی بھی وقت STOP لکھیں۔", help: "تشہیری پیغامات بند کرنے کے لیے STOP، دوبارہ حاصل کرنے کے لیے START لکھیں۔" },
+    Texts { language: "bn", opt_out: "আপনি আর আমাদের প্রচারমূলক বার্তা পাবেন না। আবার পেতে START লিখুন।", opt_in: "আপনি আবার আমাদের বার্তা পাবেন। বন্ধ করতে যেকোনো সময় STOP লিখুন।", help: "প্রচারমূলক বার্তা বন্ধ করতে STOP, আবার পেতে START লিখুন।" },
+    Texts { language: "ta", opt_out: "இனி எங்களிடமிருந்து விளம்பரச் செய்திகள் வராது. மீண்டும் பெற START என பதிலளிக்கவும்.", opt_in: "எங்கள் செய்திகள் மீண்டும் வரும். நிறுத்த எப்போதும் STOP என பதிலளிக்கவும்.", help: "விளம்பரச் செய்திகளை நிறுத்த STOP, மீண்டும் பெற START என பதிலளிக்கவும்." },
+    Texts { language: "id", opt_out: "Anda tidak akan lagi menerima pesan promosi dari kami. Balas START untuk menerimanya kembali.", opt_in: "Anda akan menerima pesan kami kembali. Balas STOP kapan saja untuk berhenti.", help: "Balas STOP untuk berhenti menerima pesan promosi, START untuk menerimanya kembali." },
+    Texts { language: "ms", opt_out: "Anda tidak akan menerima mesej promosi daripada kami lagi. Balas START untuk menerimanya semula.", opt_in: "Anda akan menerima mesej kami semula. Balas STOP pada bila-bila masa untuk berhenti.", help: "Balas STOP untuk berhenti menerima mesej promosi, START untuk menerimanya semula." },
+    Texts { language: "vi", opt_out: "Bạn sẽ không nhận tin quảng cáo từ chúng tôi nữa. Trả lời START để nhận lại.", opt_in: "Bạn sẽ nhận lại tin của chúng tôi. Trả lời STOP bất cứ lúc nào để dừng.", help: "Trả lời STOP để ngừng nhận tin quảng cáo, START để nhận lại." },
+    Texts { language: "th", opt_out: "คุณจะไม่ได้รับข้อความโฆษณาจากเราอีก ตอบ START เพื่อรับอีกครั้ง", opt_in: "คุณจะได้รับข้อความจากเราอีกครั้ง ตอบ STOP ได้ทุกเมื่อเพื่อหยุดรับ", help: "ตอบ STOP เพื่อหยุดรับข้อความโฆษณา ตอบ START เพื่อรับอีกครั้ง" },
+    Texts { language: "tl", opt_out: "Hindi ka na makakatanggap ng mga promo mula sa amin. I-reply ang START para makatanggap muli.", opt_in: "Makakatanggap ka muli ng aming mga mensahe. I-reply ang STOP anumang oras para ihinto.", help: "I-reply ang STOP para ihinto ang mga promo, START para makatanggap muli." },
+    Texts { language: "zh", opt_out: "您将不再收到我们的营销信息。回复 START 可重新接收。", opt_in: "您将重新收到我们的信息。随时回复 STOP 即可停止。", help: "回复 STOP 停止接收营销信息，回复 START 重新接收。" },
+    Texts { language: "ja", opt_out: "今後、宣伝メッセージはお送りしません。再開するには START と返信してください。", opt_in: "メッセージの配信を再開します。停止するにはいつでも STOP と返信してください。", help: "宣伝メッセージを停止するには STOP、再開するには START と返信してください。" },
+    Texts { language: "ko", opt_out: "더 이상 광고 메시지를 보내지 않습니다. 다시 받으려면 START라고 답장해 주세요.", opt_in: "메시지를 다시 보내 드립니다. 중지하려면 언제든지 STOP이라고 답장해 주세요.", help: "광고 메시지를 중지하려면 STOP, 다시 받으려면 START라고 답장해 주세요." },
+    Texts { language: "sw", opt_out: "Hutapokea tena ujumbe wa matangazo kutoka kwetu. Jibu START ili kuupokea tena.", opt_in: "Utapokea tena ujumbe wetu. Jibu STOP wakati wowote ili kuusitisha.", help: "Jibu STOP ili kusitisha ujumbe wa matangazo, START ili kuupokea tena." },
+];
+
+/// The built-in text of a reply and the language it is in: the person's, else the language without its region, else
+/// English.
+pub fn built_in(kind: ReplyKind, language: Option<&str>) -> (&'static str, &'static str) {
+    let primary = language.unwrap_or(FALLBACK).split(['-', '_']).next().unwrap_or(FALLBACK);
+    let of = |wanted: &str| TEXTS.iter().find(|texts| texts.language.eq_ignore_ascii_case(wanted));
+    let Some(texts) = of(primary).or_else(|| of(FALLBACK)) else {
+        unreachable!("the table holds the fallback language: see the test");
+    };
+    let text = match kind {
+        ReplyKind::OptOutConfirmation => texts.opt_out,
+        ReplyKind::OptInConfirmation => texts.opt_in,
+        ReplyKind::Help => texts.help,
+    };
+    (texts.language, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_person_is_answered_in_their_language_or_in_english() {
+        assert_eq!(built_in(ReplyKind::OptOutConfirmation, Some("pt-BR")).0, "pt");
+        assert_eq!(built_in(ReplyKind::OptOutConfirmation, Some("xx")).0, "en");
+        assert_eq!(built_in(ReplyKind::Help, None).0, "en");
+    }
+
+    #[test]
+    fn every_text_names_a_keyword_that_is_understood_everywhere() {
+        for texts in TEXTS {
+            assert!(texts.opt_out.contains("START") && texts.opt_in.contains("STOP"), "{}", texts.language);
+            assert!(texts.help.contains("STOP") && texts.help.contains("START"), "{}", texts.language);
+        }
+    }
+}

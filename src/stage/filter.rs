@@ -1,0 +1,412 @@
+//! Stage 2: send record → allowed, suppressed or dead letter.
+//!
+//! In two halves, so that the view is locked for look-ups alone: [`Filter::prepare`] reads bytes and makes
+//! fingerprints, [`Filter::decide`] looks them up. A batch is decided at one position of the view, and a [`Tally`] of
+//! each partition's run becomes its decision block.
+
+use crate::domain::business::{Businesses, UnknownBusiness};
+use crate::domain::decide::{AllowReason, Decision, Question, Standing, SuppressReason};
+use crate::domain::key::Channel;
+use crate::domain::send::Categories;
+use crate::domain::suppression::{PersonPrint, PrintKey};
+use crate::domain::time::Timestamp;
+use crate::domain::view::ConsentView;
+use crate::record::{Coordinates, Record, TopicName, TopicPartition};
+use crate::wire::DecodeError;
+use crate::wire::fields::FieldValue;
+use crate::wire::proto;
+use crate::wire::send::SendDecoder;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+/// Every way in which a record of a sends topic can end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Decided(Decision),
+    /// Set aside: it cannot be read, or not be passed on.
+    DeadLetter(DecodeError),
+}
+
+/// A sends topic and how its sends are read.
+#[derive(Clone, Debug)]
+pub struct SendsTopic {
+    pub name: TopicName,
+    pub decoder: SendDecoder,
+    /// Sends of this topic are decided by category alone, without the view.
+    pub exempt_only: bool,
+}
+
+/// What decides beside the view: the same rules, the same decisions.
+#[derive(Clone, Debug)]
+pub struct FilterRules {
+    pub topics: Vec<SendsTopic>,
+    pub businesses: Arc<Businesses>,
+    pub categories: Categories,
+    pub default_channel: Channel,
+}
+
+/// A record that was read and waits for the view.
+#[derive(Clone, Debug)]
+pub enum Prepared {
+    Send {
+        /// Fingerprints of everything that identifies the recipient.
+        persons: Persons,
+        question: usize,
+        business: usize,
+        exempt: bool,
+        expires_at: Option<Timestamp>,
+    },
+    /// On a topic for exempt sends: allowed without a look-up.
+    ExemptOnly,
+    DeadLetter(DecodeError),
+}
+
+/// Fingerprints of one recipient: one identity is the rule and needs no allocation.
+#[derive(Clone, Debug)]
+pub enum Persons {
+    One(PersonPrint),
+    Several(Box<[PersonPrint]>),
+}
+
+impl Persons {
+    fn as_slice(&self) -> &[PersonPrint] {
+        match self {
+            Self::One(person) => std::slice::from_ref(person),
+            Self::Several(persons) => persons,
+        }
+    }
+}
+
+/// Questions and businesses kept at hand; beyond this many they are made anew.
+const MAX_KEPT: usize = 1024;
+
+/// Reads and decides sends. One for each worker: it keeps what recurs.
+pub struct Filter {
+    rules: FilterRules,
+    prints: PrintKey,
+    questions: Vec<((Channel, Option<Box<str>>, bool), Question)>,
+    /// The businesses of the prepared sends, and whether the view knows them (asked once a batch).
+    businesses: Vec<(Box<str>, bool)>,
+}
+
+impl Filter {
+    /// A filter whose fingerprints fit a view made with the same key.
+    pub fn new(rules: FilterRules, prints: PrintKey) -> Self {
+        Self { rules, prints, questions: Vec::new(), businesses: Vec::new() }
+    }
+
+    /// The view was made anew under another key.
+    pub fn use_prints(&mut self, prints: PrintKey) {
+        self.prints = prints;
+        self.questions.clear();
+    }
+
+    /// Begins a batch: what was kept of earlier ones is dropped where it grew too large.
+    pub fn begin_batch(&mut self) {
+        if self.questions.len() > MAX_KEPT {
+            self.questions.clear();
+        }
+        if self.businesses.len() > MAX_KEPT {
+            self.businesses.clear();
+        }
+    }
+
+    /// Reads a record. `scratch` is kept between the records of a batch.
+    pub fn prepare<'a>(&mut self, record: &Record<'a>, scratch: &mut Vec<Option<FieldValue<'a>>>) -> Prepared {
+        let Some(topic) = self.rules.topics.iter().find(|topic| topic.name == *record.topic) else {
+            return Prepared::DeadLetter(DecodeError::UnknownShape);
+        };
+        let send = match topic.decoder.decode(record, scratch) {
+            Ok(send) => send,
+            Err(error) => return Prepared::DeadLetter(error),
+        };
+        let exempt = self.rules.categories.is_exempt(&send);
+        if topic.exempt_only {
+            return if exempt { Prepared::ExemptOnly } else { Prepared::DeadLetter(DecodeError::NotExempt) };
+        }
+        let business = match self.rules.businesses.of_send(&send.hints()) {
+            Ok(business) => business,
+            Err(UnknownBusiness::NotNamed) => return Prepared::DeadLetter(DecodeError::NoBusiness),
+            Err(UnknownBusiness::NotListed) => return Prepared::DeadLetter(DecodeError::UnlistedBusiness),
+        };
+        let mut persons = send.to.iter().map(|identity| self.prints.person(business, identity));
+        let persons = match (persons.next(), persons.len()) {
+            (Some(one), 0) => Persons::One(one),
+            (first, _) => Persons::Several(first.into_iter().chain(persons).collect()),
+        };
+        let business = match self.businesses.iter().rposition(|(known, _)| **known == *business) {
+            Some(index) => index,
+            None => {
+                self.businesses.push((business.into(), false));
+                self.businesses.len() - 1
+            }
+        };
+        let channel = send.channel.as_ref().unwrap_or(&self.rules.default_channel);
+        let program = send.program.as_deref().filter(|_| !exempt);
+        let found = self.questions.iter().position(|((known, of_program, for_exempt), _)| {
+            *for_exempt == exempt && known == channel && of_program.as_deref() == program
+        });
+        let question = found.unwrap_or_else(|| {
+            let question = match exempt {
+                true => Question::exempt(self.prints, channel),
+                false => Question::marketing(self.prints, channel, program),
+            };
+            self.questions.push(((channel.clone(), program.map(Into::into), exempt), question));
+            self.questions.len() - 1
+        });
+        Prepared::Send { persons, question, business, exempt, expires_at: send.expires_at }
+    }
+
+    /// Asks the view once for all businesses of the batch.
+    pub fn meet(&mut self, view: &ConsentView) {
+        for (business, known) in &mut self.businesses {
+            *known = view.knows_business(business);
+        }
+    }
+
+    /// Whether the view knew the business of this send when it was met.
+    pub fn knows_business_of(&self, prepared: &Prepared) -> bool {
+        match prepared {
+            Prepared::Send { business, .. } => self.businesses.get(*business).is_some_and(|(_, known)| *known),
+            Prepared::ExemptOnly | Prepared::DeadLetter(_) => true,
+        }
+    }
+
+    /// Decides a prepared record. `held_until` is the time, for sends that were held: those that expired by then are
+    /// suppressed, whatever the view says. It is the only clock that any decision reads, and the block records it.
+    pub fn decide(&self, prepared: &Prepared, view: &ConsentView, held_until: Option<Timestamp>) -> Outcome {
+        match prepared {
+            Prepared::DeadLetter(error) => Outcome::DeadLetter(*error),
+            Prepared::ExemptOnly => Outcome::Decided(Decision::Allowed(AllowReason::ExemptCategory)),
+            Prepared::Send { expires_at: Some(expires_at), .. } if held_until.is_some_and(|until| *expires_at <= until) => {
+                Outcome::Decided(Decision::Suppressed { reason: SuppressReason::ExpiredWhileHeld, cause: None })
+            }
+            Prepared::Send { persons, question, exempt, .. } => {
+                let Some((_, question)) = self.questions.get(*question) else {
+                    unreachable!("a prepared send keeps the index of a question of its own batch");
+                };
+                let standing = persons.as_slice().iter().fold(Standing::Silent, |standing, person| {
+                    standing.and(question.judge(|slot| view.standing(*person, slot)))
+                });
+                Outcome::Decided(standing.decision(*exempt))
+            }
+        }
+    }
+
+    /// Whether a held record may leave before the fence opens: what is no send, and sends whose expiry has passed.
+    pub fn may_leave_hold(prepared: &Prepared, now: Timestamp) -> bool {
+        match prepared {
+            Prepared::DeadLetter(_) | Prepared::ExemptOnly => true,
+            Prepared::Send { expires_at, .. } => expires_at.is_some_and(|expires_at| expires_at <= now),
+        }
+    }
+}
+
+/// How one run of a partition was decided, counted by reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    counts: BTreeMap<(Column, &'static str), u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Column {
+    Allowed,
+    Suppressed,
+    DeadLetter,
+}
+
+impl Tally {
+    /// Counts one outcome.
+    pub fn count(&mut self, outcome: Outcome) {
+        let key = match outcome {
+            Outcome::Decided(Decision::Allowed(reason)) => (Column::Allowed, reason.as_str()),
+            Outcome::Decided(Decision::Suppressed { reason, .. }) => (Column::Suppressed, reason.as_str()),
+            Outcome::DeadLetter(error) => (Column::DeadLetter, error.as_str()),
+        };
+        *self.counts.entry(key).or_default() += 1;
+    }
+
+    fn column(&self, wanted: Column) -> Vec<proto::ReasonCount> {
+        let of_column = self.counts.iter().filter(|((column, _), _)| *column == wanted);
+        of_column.map(|((_, reason), count)| proto::ReasonCount { reason: (*reason).to_owned(), count: *count }).collect()
+    }
+}
+
+/// At what a run was decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecidedAt<'a> {
+    /// Applied position of every opt-outs partition.
+    pub as_of: &'a [u64],
+    pub rules_version: &'a str,
+    pub opt_outs_topic_id: &'a str,
+    /// The time that was compared with the expiry of held sends.
+    pub held_until: Option<Timestamp>,
+}
+
+/// The decision block of one run: `first` inclusive, `end` exclusive.
+pub fn block(run: &TopicPartition, first: u64, end: u64, tally: &Tally, at: &DecidedAt<'_>) -> proto::DecisionBlock {
+    proto::DecisionBlock {
+        topic: run.0.to_string(),
+        partition: run.1,
+        first_offset: first,
+        end_offset: end,
+        as_of: at.as_of.to_vec(),
+        rules_version: at.rules_version.to_owned(),
+        allowed: tally.column(Column::Allowed),
+        suppressed: tally.column(Column::Suppressed),
+        dead_letters: tally.column(Column::DeadLetter),
+        expired_as_of_ms: at.held_until.map_or(0, Timestamp::millis),
+        opt_outs_topic_id: at.opt_outs_topic_id.to_owned(),
+    }
+}
+
+/// The headers that a suppressed send carries.
+pub fn suppressed_headers(
+    reason: SuppressReason,
+    cause: Option<crate::domain::consent::Position>,
+    source: &Coordinates,
+    as_of: &str,
+    rules_version: &str,
+) -> Vec<(&'static str, String)> {
+    let mut headers = vec![("stopgate-reason", reason.as_str().to_owned())];
+    headers.extend(cause.map(|cause| ("stopgate-cause", cause.to_string())));
+    headers.push(("stopgate-as-of", as_of.to_owned()));
+    headers.push(("stopgate-source", source.to_string()));
+    headers.push(("stopgate-rules", rules_version.to_owned()));
+    headers
+}
+
+/// The one header that an allowed send carries where the configuration asks for evidence in headers.
+pub fn allowed_header(reason: AllowReason, source: &Coordinates, as_of: &str, rules_version: &str) -> (&'static str, String) {
+    ("stopgate", format!("reason={};source={source};as-of={as_of};rules={rules_version}", reason.as_str()))
+}
+
+/// `0@12,1@9,…`: partition and applied position.
+pub fn as_of_text(as_of: &[u64]) -> String {
+    let mut text = String::new();
+    for (partition, position) in as_of.iter().enumerate() {
+        let comma = if partition == 0 { "" } else { "," };
+        let _ = write!(text, "{comma}{partition}@{position}"); // writing to a string cannot fail
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::consent::{Act, ConsentState, Position, Source};
+    use crate::domain::identity::Identity;
+    use crate::domain::key::{ConsentKey, Subject};
+    use crate::wire::send::{SendFormat, SendPointers};
+
+    fn filter() -> Filter {
+        let decoder = SendDecoder::new(SendFormat::Auto, &SendPointers::default()).expect("pointers");
+        let topic = |name: &str, exempt_only| SendsTopic { name: name.into(), decoder: decoder.clone(), exempt_only };
+        let rules = FilterRules {
+            topics: vec![topic("sends", false), topic("otp", true)],
+            businesses: Arc::new(Businesses::default()),
+            categories: Categories::new(["utility".to_owned(), "authentication".to_owned()], BTreeMap::new()),
+            default_channel: Channel::Whatsapp,
+        };
+        Filter::new(rules, PrintKey(1, 2))
+    }
+
+    fn view() -> ConsentView {
+        let mut view = ConsentView::new(PrintKey(1, 2), 2);
+        let key = ConsentKey {
+            business: "acme".into(),
+            channel: Channel::Whatsapp,
+            identity: Identity::parse("+5511912345678").expect("an identity"),
+            subject: Subject::Marketing,
+        };
+        let act = Act {
+            state: ConsentState::OptedOut,
+            occurred_at: Timestamp::from_millis(1).expect("in range"),
+            source: Source::default(),
+            cause: Position { partition: 1, offset: 7 },
+            changed_state: true,
+        };
+        view.apply(&key, act, "");
+        view.advance(1, 8);
+        view
+    }
+
+    fn outcome(topic: &str, json: &str, held_until: Option<i64>) -> Outcome {
+        let mut filter = filter();
+        let topic: TopicName = topic.into();
+        let record =
+            Record { topic: &topic, partition: 0, offset: 3, timestamp_ms: None, key: None, value: Some(json.as_bytes()), headers: &[] };
+        let prepared = filter.prepare(&record, &mut Vec::new());
+        filter.decide(&prepared, &view(), held_until.and_then(Timestamp::from_millis))
+    }
+
+    const OPTED_OUT: Outcome = Outcome::Decided(Decision::Suppressed {
+        reason: SuppressReason::OptedOut,
+        cause: Some(Position { partition: 1, offset: 7 }),
+    });
+
+    #[test]
+    fn a_marketing_send_to_an_opted_out_person_is_suppressed_however_the_number_is_spelt() {
+        for to in [r#""+5511912345678""#, r#""551112345678""#, "5511912345678", r#"["bsuid:BR.1","+55 11 91234-5678"]"#] {
+            assert_eq!(outcome("sends", &format!(r#"{{"business":"acme","to":{to}}}"#), None), OPTED_OUT, "{to}");
+        }
+    }
+
+    #[test]
+    fn others_and_other_categories_pass() {
+        let allowed = |reason| Outcome::Decided(Decision::Allowed(reason));
+        assert_eq!(outcome("sends", r#"{"business":"acme","to":"+5511912345679"}"#, None), allowed(AllowReason::NoOptOut));
+        assert_eq!(outcome("sends", r#"{"business":"globex","to":"+5511912345678"}"#, None), allowed(AllowReason::NoOptOut));
+        let utility = r#"{"business":"acme","to":"+5511912345678","category":"utility"}"#;
+        assert_eq!(outcome("sends", utility, None), allowed(AllowReason::ExemptCategory));
+    }
+
+    #[test]
+    fn a_topic_for_exempt_sends_needs_no_view_and_takes_no_marketing() {
+        let code = r#"{"business":"acme","to":"+5511912345678","category":"authentication"}"#;
+        assert_eq!(outcome("otp", code, None), Outcome::Decided(Decision::Allowed(AllowReason::ExemptCategory)));
+        assert_eq!(outcome("otp", r#"{"business":"acme","to":"+55119"}"#, None), Outcome::DeadLetter(DecodeError::NoRecipient));
+        assert_eq!(outcome("otp", r#"{"business":"acme","to":"+5511912345678"}"#, None), Outcome::DeadLetter(DecodeError::NotExempt));
+    }
+
+    #[test]
+    fn a_held_send_that_expired_is_suppressed_and_one_that_was_not_held_is_not() {
+        let send = r#"{"business":"acme","to":"+5511912345679","expires_at":1793500000}"#;
+        let expired = Outcome::Decided(Decision::Suppressed { reason: SuppressReason::ExpiredWhileHeld, cause: None });
+        assert_eq!(outcome("sends", send, Some(1_793_500_000_000)), expired);
+        assert_eq!(outcome("sends", send, Some(1_793_499_999_999)), Outcome::Decided(Decision::Allowed(AllowReason::NoOptOut)));
+        assert_eq!(outcome("sends", send, None), Outcome::Decided(Decision::Allowed(AllowReason::NoOptOut)));
+    }
+
+    #[test]
+    fn the_golden_headers_keep_their_form() {
+        let source = Coordinates { topic: "sends".into(), partition: 3, offset: 42 };
+        let cause = Some(Position { partition: 1, offset: 7 });
+        let as_of = as_of_text(&[12, 9]);
+        let headers = suppressed_headers(SuppressReason::OptedOut, cause, &source, &as_of, "r1");
+        let shown: Vec<String> = headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        assert_eq!(
+            shown,
+            ["stopgate-reason: opted-out", "stopgate-cause: 1@7", "stopgate-as-of: 0@12,1@9", "stopgate-source: sends-3@42", "stopgate-rules: r1"]
+        );
+        let (name, value) = allowed_header(AllowReason::NoOptOut, &source, &as_of, "r1");
+        assert_eq!((name, value.as_str()), ("stopgate", "reason=no-opt-out;source=sends-3@42;as-of=0@12,1@9;rules=r1"));
+    }
+
+    #[test]
+    fn a_block_counts_by_reason() {
+        let mut tally = Tally::default();
+        tally.count(OPTED_OUT);
+        tally.count(OPTED_OUT);
+        tally.count(Outcome::Decided(Decision::Allowed(AllowReason::NoOptOut)));
+        tally.count(Outcome::DeadLetter(DecodeError::NoRecipient));
+        let at = DecidedAt { as_of: &[12, 9], rules_version: "r1", opt_outs_topic_id: "", held_until: None };
+        let block = block(&("sends".into(), 3), 40, 46, &tally, &at);
+        let reasons = |counts: &[proto::ReasonCount]| counts.iter().map(|count| format!("{} {}", count.reason, count.count)).collect::<Vec<_>>();
+        assert_eq!(reasons(&block.allowed), ["no-opt-out 1"]);
+        assert_eq!(reasons(&block.suppressed), ["opted-out 2"]);
+        assert_eq!(reasons(&block.dead_letters), ["no-recipient 1"]);
+        assert_eq!((block.first_offset, block.end_offset, block.expired_as_of_ms), (40, 46, 0));
+    }
+}

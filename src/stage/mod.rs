@@ -1,0 +1,4 @@
+//! Record → one total outcome: decode, look up, decide, say what is to be written. Synchronous, without clock or logs.
+
+pub mod filter;
+pub mod worker;

@@ -1,0 +1,292 @@
+//! Language files → the engine's lexicon.
+//!
+//! A language is one TOML file; the built-in ones are embedded. Unknown fields are refused, and so is whatever the engine
+//! refuses, each with file, line and reason.
+//!
+//! Absent: what the words mean, and reading directories.
+
+use crate::domain::classify::{
+    Class, Fingerprint, Follow, GuardData, KeywordGroup, LanguageData, Lexicon, LexiconFault, Located, Reach, RuleData, Verdict, When, WordClass,
+};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use toml::Spanned;
+
+/// The embedded languages, in the order in which they are asked where two share a word.
+macro_rules! embedded {
+    ($($code:literal)*) => {
+        const EMBEDDED: &[(&str, &str)] = &[$((concat!($code, ".toml"), include_str!(concat!("../lexicon/", $code, ".toml")))),*];
+    };
+}
+
+embedded! {
+    "en" "es" "pt" "fr" "de" "it" "nl" "pl" "ro" "tr" "ru" "uk" "ar" "he" "fa" "hi" "ur" "bn" "ta" "id" "ms" "vi" "th" "tl" "zh" "ja" "ko" "sw"
+}
+
+pub type LexiconError = LexiconFault;
+
+/// The lexicon that the program carries.
+pub fn builtin() -> Lexicon {
+    match load(EMBEDDED) {
+        Ok(lexicon) => lexicon,
+        // The files are part of the program and a test loads them: there is nothing to go on with.
+        Err(fault) => panic!("embedded lexicon: {fault}"),
+    }
+}
+
+/// Compiles language files, given as names and contents.
+pub fn load(files: &[(&str, &str)]) -> Result<Lexicon, LexiconError> {
+    let mut hash = Fingerprint::new();
+    let mut languages = Vec::with_capacity(files.len());
+    for (name, contents) in files {
+        hash.add(name.as_bytes());
+        hash.add(contents.as_bytes());
+        languages.push(parse(name, contents)?);
+    }
+    Lexicon::build(languages, hash.value())
+}
+
+fn parse(name: &str, contents: &str) -> Result<LanguageData, LexiconError> {
+    let file: File = toml::from_str(contents).map_err(|error| {
+        let line = error.span().map_or(1, |span| line_of(contents, &span));
+        LexiconError { file: name.to_owned(), line, reason: error.message().to_owned() }
+    })?;
+    Ok(file.meant(name, contents))
+}
+
+fn line_of(contents: &str, span: &Range<usize>) -> u32 {
+    let before = contents.as_bytes().get(..span.start).unwrap_or_default();
+    before.iter().filter(|byte| **byte == b'\n').count() as u32 + 1
+}
+
+type Words = Vec<Spanned<String>>;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    code: String,
+    /// For the reader of the file.
+    #[serde(rename = "name")]
+    _name: String,
+    #[serde(default)]
+    clitics: Vec<String>,
+    #[serde(default)]
+    not_typos: Words,
+    #[serde(default)]
+    mended: Words,
+    #[serde(default)]
+    tap_backs: Vec<String>,
+    #[serde(default)]
+    signatures: Vec<String>,
+    #[serde(default)]
+    reply_headers: Vec<String>,
+    #[serde(default)]
+    keyword: Vec<Spanned<RawKeywords>>,
+    #[serde(default)]
+    words: BTreeMap<String, Spanned<Words>>,
+    #[serde(default)]
+    rule: Vec<Spanned<RawRule>>,
+    #[serde(default)]
+    guard: Vec<Spanned<RawGuard>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawKeywords {
+    class: RawClass,
+    /// Where the words are from, for the reader: R regulator, V vendor, C code, A author.
+    #[serde(rename = "source")]
+    _source: RawSource,
+    #[serde(default)]
+    scope: String,
+    #[serde(default)]
+    when: RawWhen,
+    #[serde(default)]
+    follow: RawFollow,
+    #[serde(default)]
+    typos: bool,
+    words: Words,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRule {
+    name: String,
+    class: RawClass,
+    patterns: Words,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawGuard {
+    name: String,
+    #[serde(default)]
+    reach: RawReach,
+    #[serde(default)]
+    verdict: RawVerdict,
+    patterns: Words,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RawClass {
+    OptOut,
+    OptIn,
+    Help,
+    Review,
+}
+
+#[derive(Deserialize)]
+enum RawSource {
+    R,
+    V,
+    C,
+    A,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RawWhen {
+    #[default]
+    Always,
+    Hinted,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RawFollow {
+    #[default]
+    Nothing,
+    Program,
+    AnyName,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RawReach {
+    #[default]
+    Overlap,
+    Clause,
+    Message,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RawVerdict {
+    #[default]
+    None,
+    Review,
+}
+
+impl File {
+    fn meant(self, name: &str, contents: &str) -> LanguageData {
+        let line = |span: Range<usize>| line_of(contents, &span);
+        let located = |words: Words| -> Vec<Located<String>> {
+            words.into_iter().map(|word| Located { line: line(word.span()), value: word.into_inner() }).collect()
+        };
+        LanguageData {
+            file: name.to_owned(),
+            code: self.code,
+            clitics: self.clitics,
+            keywords: (self.keyword.into_iter())
+                .map(|group| {
+                    let line = line(group.span());
+                    let RawKeywords { class, _source, scope, when, follow, typos, words } = group.into_inner();
+                    KeywordGroup { line, class: class.meant(), scope, when: when.meant(), follow: follow.meant(), typos, words: located(words) }
+                })
+                .collect(),
+            classes: (self.words.into_iter())
+                .map(|(name, words)| WordClass { line: line(words.span()), name, words: located(words.into_inner()) })
+                .collect(),
+            rules: (self.rule.into_iter())
+                .map(|rule| {
+                    let line = line(rule.span());
+                    let RawRule { name, class, patterns } = rule.into_inner();
+                    RuleData { line, name, class: class.meant(), patterns: located(patterns) }
+                })
+                .collect(),
+            guards: (self.guard.into_iter())
+                .map(|guard| {
+                    let line = line(guard.span());
+                    let RawGuard { name, reach, verdict, patterns } = guard.into_inner();
+                    GuardData { line, name, reach: reach.meant(), verdict: verdict.meant(), patterns: located(patterns) }
+                })
+                .collect(),
+            not_typos: located(self.not_typos),
+            mended: located(self.mended),
+            tap_backs: self.tap_backs,
+            signatures: self.signatures,
+            reply_headers: self.reply_headers,
+        }
+    }
+}
+
+impl RawClass {
+    fn meant(self) -> Class {
+        match self {
+            Self::OptOut => Class::OptOut,
+            Self::OptIn => Class::OptIn,
+            Self::Help => Class::Help,
+            Self::Review => Class::Review,
+        }
+    }
+}
+
+impl RawWhen {
+    fn meant(self) -> When {
+        match self {
+            Self::Always => When::Always,
+            Self::Hinted => When::Hinted,
+        }
+    }
+}
+
+impl RawFollow {
+    fn meant(self) -> Follow {
+        match self {
+            Self::Nothing => Follow::Nothing,
+            Self::Program => Follow::Program,
+            Self::AnyName => Follow::AnyName,
+        }
+    }
+}
+
+impl RawReach {
+    fn meant(self) -> Reach {
+        match self {
+            Self::Overlap => Reach::Overlap,
+            Self::Clause => Reach::Clause,
+            Self::Message => Reach::Message,
+        }
+    }
+}
+
+impl RawVerdict {
+    fn meant(self) -> Verdict {
+        match self {
+            Self::None => Verdict::None,
+            Self::Review => Verdict::Review,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embedded_files_load_and_their_version_is_stable() {
+        assert_eq!(builtin().version(), builtin().version());
+    }
+
+    #[test]
+    fn a_bad_file_is_refused_with_its_line() {
+        let refusal = |contents: &str| load(&[("xx.toml", contents)]).map_err(|error| error.to_string()).err();
+        assert!(refusal("code = \"xx\"\nname = \"X\"\nwrong = 1\n").is_some_and(|text| text.starts_with("xx.toml:3: unknown field")));
+        let no_class = "code = \"xx\"\nname = \"X\"\n[[rule]]\nname = \"r\"\nclass = \"opt_out\"\npatterns = [\n\"stop <send>\",\n]\n";
+        assert_eq!(refusal(no_class), Some("xx.toml:7: no class \"send\"".to_owned()));
+        let opts_in = "code = \"xx\"\nname = \"X\"\n[[rule]]\nname = \"r\"\nclass = \"opt_in\"\npatterns = [\"yes\"]\n";
+        assert!(refusal(opts_in).is_some_and(|text| text.contains("opt-in takes a keyword")));
+    }
+}
