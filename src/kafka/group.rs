@@ -16,12 +16,15 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 struct GroupContext {
     topics: Vec<TopicName>,
     asked: Mutex<VecDeque<Rebalance>>,
+    /// The member leaves: nobody will carry requests out any more, so the callback does.
+    leaving: AtomicBool,
 }
 
 impl GroupContext {
@@ -47,6 +50,12 @@ impl ClientContext for GroupContext {
 
 impl ConsumerContext for GroupContext {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        if self.leaving.load(Ordering::Relaxed) {
+            if let Err(error) = consumer.unassign() {
+                tracing::debug!(target: "stopgate::kafka", %error, "leaving the group");
+            }
+            return;
+        }
         let partitions = self.partitions(list);
         let asked = if error == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             Rebalance::Take(partitions)
@@ -77,6 +86,14 @@ impl Received<'_> {
     /// Its offset.
     pub fn offset(&self) -> u64 {
         u64::try_from(self.message.offset()).unwrap_or_default() // nor a negative offset
+    }
+
+    /// Bytes of key, value and headers.
+    pub fn size(&self) -> u64 {
+        let mut headers = Vec::new();
+        self.headers(&mut headers);
+        let of_headers: usize = headers.iter().map(|header| header.name.len() + header.value.map_or(0, <[u8]>::len) + 4).sum();
+        (self.message.key_len() + self.message.payload_len() + of_headers) as u64
     }
 
     /// Appends its headers; most records have none, and then nothing is allocated.
@@ -114,8 +131,10 @@ pub enum Met {
 /// How a partition is to be read from now on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// From this offset.
-    At(u64),
+    /// From the group's committed position.
+    Committed(u64),
+    /// From the beginning of its log: the group never committed a position.
+    Beginning(u64),
     /// Not at all: the committed position lies outside of what the log holds.
     OutOfRange { committed: u64, beginning: u64, end: u64 },
 }
@@ -149,7 +168,7 @@ impl GroupConsumer {
                 config.set(name, value);
             }
         }
-        let context = GroupContext { topics: topics.to_vec(), asked: Mutex::new(VecDeque::new()) };
+        let context = GroupContext { topics: topics.to_vec(), asked: Mutex::new(VecDeque::new()), leaving: AtomicBool::new(false) };
         let consumer: BaseConsumer<GroupContext> = config.create_with_context(context).map_err(EdgeError::from_kafka)?;
         let names: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
         consumer.subscribe(&names).map_err(EdgeError::from_kafka)?;
@@ -216,8 +235,8 @@ impl GroupConsumer {
         let start = |(partition, committed): (&TopicPartition, Option<u64>)| {
             let (beginning, end) = bounds.get(partition).copied().unwrap_or((0, 0)); // asked for above
             let start = match committed {
-                None => Start::At(beginning),
-                Some(committed) if (beginning..=end).contains(&committed) => Start::At(committed),
+                None => Start::Beginning(beginning),
+                Some(committed) if (beginning..=end).contains(&committed) => Start::Committed(committed),
                 Some(committed) => Start::OutOfRange { committed, beginning, end },
             };
             (partition.clone(), start)
@@ -261,15 +280,12 @@ impl GroupConsumer {
         self.consumer.incremental_unassign(&invalid(partitions)?).map_err(EdgeError::from_kafka)
     }
 
-    /// Goes back to these positions: what was fetched beyond them is read again.
-    pub fn rewind(&self, positions: &[(TopicPartition, u64)], timeout: Duration) -> Result<(), EdgeError> {
-        let at = |offset: u64| Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX));
-        let list = list(positions.iter().map(|(partition, offset)| (partition, at(*offset)))).map_err(EdgeError::from_kafka)?;
-        let answer = self.consumer.seek_partitions(list, timeout).map_err(EdgeError::from_kafka)?;
-        match answer.elements().iter().find_map(|element| element.error().err()) {
-            Some(error) => Err(EdgeError::Retriable(error)),
-            None => Ok(()),
-        }
+    /// Goes back to these positions: what was fetched beyond them is read again. Taking the partitions anew is used
+    /// instead of seeking, which fails for a partition whose fetching has not begun.
+    pub fn rewind(&self, positions: &[(TopicPartition, u64)]) -> Result<(), EdgeError> {
+        let partitions: Vec<TopicPartition> = positions.iter().map(|(partition, _)| partition.clone()).collect();
+        self.give(&partitions)?;
+        self.take(positions, &[])
     }
 
     /// Stops reading these partitions; the member goes on polling.
@@ -300,6 +316,15 @@ impl GroupConsumer {
     /// The generation under which positions may be committed; `None` before the group was joined.
     pub(super) fn group_metadata(&self) -> Option<ConsumerGroupMetadata> {
         self.consumer.group_metadata()
+    }
+}
+
+impl Drop for GroupConsumer {
+    fn drop(&mut self) {
+        self.consumer.context().leaving.store(true, Ordering::Relaxed);
+        if let Err(error) = self.consumer.unassign() {
+            tracing::debug!(target: "stopgate::kafka", %error, "leaving the group");
+        }
     }
 }
 

@@ -98,6 +98,12 @@ pub enum EdgeError {
 }
 
 impl EdgeError {
+    /// Something did not happen in time; the transaction that waited for it is aborted.
+    pub(crate) fn timed_out(what: &str) -> Self {
+        tracing::info!(target: "stopgate::kafka", "{what}");
+        Self::Abort(KafkaError::Global(RDKafkaErrorCode::OperationTimedOut))
+    }
+
     /// Sorts an error. All codes that are treated apart stand here.
     fn from_kafka(error: KafkaError) -> Self {
         if let KafkaError::Transaction(inner) = &error {

@@ -227,6 +227,18 @@ impl Tally {
         *self.counts.entry(key).or_default() += 1;
     }
 
+    /// Every `(column, reason)` with its count; the column is `allowed`, `suppressed` or `dead-letter`.
+    pub fn entries(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+        self.counts.iter().map(|((column, reason), count)| {
+            let column = match column {
+                Column::Allowed => "allowed",
+                Column::Suppressed => "suppressed",
+                Column::DeadLetter => "dead-letter",
+            };
+            (column, *reason, *count)
+        })
+    }
+
     fn column(&self, wanted: Column) -> Vec<proto::ReasonCount> {
         let of_column = self.counts.iter().filter(|((column, _), _)| *column == wanted);
         of_column.map(|((_, reason), count)| proto::ReasonCount { reason: (*reason).to_owned(), count: *count }).collect()

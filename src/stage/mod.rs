@@ -1,4 +1,5 @@
 //! Record → one total outcome: decode, look up, decide, say what is to be written. Synchronous, without clock or logs.
 
+pub mod detect;
 pub mod filter;
 pub mod worker;

@@ -1,0 +1,758 @@
+//! Configuration: what was written (file, environment, flags) → what is meant, with every problem at once.
+//!
+//! Flags win over `STOPGATE_…` variables, these over the file, the file over defaults. The defaults stand here, once,
+//! beside their fields. Nothing reads the environment later.
+
+use crate::domain::business::{Business, Businesses};
+use crate::domain::consent::Position;
+use crate::domain::key::Channel;
+use crate::domain::phone::PHONE_RULES_VERSION;
+use crate::domain::send::Categories;
+use crate::kafka::{Connection, OWNED_SETTINGS};
+use crate::record::TopicName;
+use crate::stage::detect::{Excerpt, Policy};
+use crate::stage::filter::SendsTopic;
+use crate::wire::inbound::{Format, InboundFormat};
+use crate::wire::send::{SendDecoder, SendFormat, SendPointers};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Which stages run in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Run,
+    Detect,
+    Filter,
+}
+
+impl Verb {
+    /// Whether stage 1 runs.
+    pub fn detects(self) -> bool {
+        match self {
+            Self::Run | Self::Detect => true,
+            Self::Filter => false,
+        }
+    }
+
+    /// Whether stage 2 runs.
+    pub fn filters(self) -> bool {
+        match self {
+            Self::Run | Self::Filter => true,
+            Self::Detect => false,
+        }
+    }
+}
+
+/// How fresh the view must be before a send is decided.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum FenceLevel {
+    /// Everything acknowledged on the opt-outs topic counts.
+    #[default]
+    OptOuts,
+    /// Everything acknowledged on the inbound topics counts, although stage 1 has not read it yet.
+    Inbound,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// Where the evidence of allowed sends goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Evidence {
+    /// Into decision blocks alone: allowed sends pass unchanged.
+    #[default]
+    Blocks,
+    /// Into decision blocks, and into one header `stopgate` of each allowed send.
+    Headers,
+}
+
+/// How much of a message the evidence keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExcerptPolicy {
+    Full,
+    #[default]
+    Excerpt,
+    None,
+}
+
+/// The file as written. Unknown fields are refused.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawConfig {
+    /// Kafka brokers, `host:port`, separated by commas.
+    pub bootstrap: Option<String>,
+    /// Name of this instance, stable over restarts: its workers keep their partitions and fence their zombies by it.
+    pub instance: Option<String>,
+    /// Worker threads of each stage.
+    pub workers: Option<u32>,
+    pub fence: Option<FenceLevel>,
+    /// Address of the HTTP server, or `off`.
+    pub http: Option<String>,
+    /// Where snapshots go.
+    pub state_dir: Option<PathBuf>,
+    pub log_format: Option<LogFormat>,
+    pub evidence: Option<Evidence>,
+    /// The channel of messages and sends that name none.
+    pub default_channel: Option<String>,
+    /// Categories that pass unless a person stopped everything.
+    pub exempt_categories: Option<Vec<String>>,
+    /// `partition@offset` of records on opt-outs whose unreadable key an operator has seen and accepted.
+    pub acknowledged_poison: Vec<String>,
+    /// Raise the silence alarm after so many minutes without an inbound record. 0: never.
+    pub silence_alarm_minutes: Option<u64>,
+    pub groups: RawGroups,
+    pub topics: RawTopics,
+    pub policy: RawPolicy,
+    /// Topics of inbound messages.
+    pub inbound: Vec<RawInbound>,
+    /// Topics of sends.
+    pub sends: Vec<RawSends>,
+    pub business: Vec<RawBusiness>,
+    /// Template id → category.
+    pub templates: BTreeMap<String, String>,
+    /// librdkafka settings, passed through.
+    pub kafka: BTreeMap<String, String>,
+}
+
+/// Consumer groups.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawGroups {
+    pub detect: String,
+    pub filter: String,
+}
+
+impl Default for RawGroups {
+    fn default() -> Self {
+        Self { detect: "stopgate-detect".into(), filter: "stopgate-filter".into() }
+    }
+}
+
+/// Topics that stopgate writes, and how `stopgate topics` makes them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawTopics {
+    pub opt_outs: String,
+    pub replies: String,
+    pub reviews: String,
+    pub decisions: String,
+    pub dead_letters: String,
+    /// Partitions of new topics.
+    pub partitions: u32,
+    /// Replicas of new topics; absent: three, or as many as there are brokers.
+    pub replication: Option<u16>,
+    /// For how long nothing on opt-outs is compacted and decisions are kept.
+    pub audit_days: u64,
+}
+
+impl Default for RawTopics {
+    fn default() -> Self {
+        Self {
+            opt_outs: "opt-outs".into(),
+            replies: "replies".into(),
+            reviews: "reviews".into(),
+            decisions: "decisions".into(),
+            dead_letters: "dead-letters".into(),
+            partitions: 8,
+            replication: None,
+            // Five years: above the four that are commonly kept for claims under US law.
+            audit_days: 1826,
+        }
+    }
+}
+
+/// What is done with what is detected.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawPolicy {
+    pub confirmations: bool,
+    pub cross_channel: bool,
+    pub review_suppresses: bool,
+    pub excerpt: ExcerptPolicy,
+    /// How long reviewers have: ten business days at most by 47 CFR 64.1200(a)(10); default two days.
+    pub review_deadline_hours: u32,
+}
+
+impl Default for RawPolicy {
+    fn default() -> Self {
+        Self {
+            confirmations: true,
+            cross_channel: false,
+            review_suppresses: true,
+            excerpt: ExcerptPolicy::default(),
+            review_deadline_hours: 48,
+        }
+    }
+}
+
+/// One topic of inbound messages.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawInbound {
+    pub topic: String,
+    /// `auto`, `meta`, `ycloud`, `twilio-form`, `twilio-events`, `json`, `protobuf`, `mapping`.
+    #[serde(default = "auto")]
+    pub format: String,
+    /// For the format `mapping`: field → JSON Pointer.
+    #[serde(default)]
+    pub mapping: BTreeMap<String, String>,
+}
+
+/// One topic of sends.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawSends {
+    pub topic: String,
+    /// `auto`, `json`, `protobuf`, `headers`.
+    #[serde(default = "auto")]
+    pub format: String,
+    /// Decided by category alone, unfenced; anything else in it is a dead letter.
+    #[serde(default)]
+    pub exempt_only: bool,
+    /// Default: the topic's name and `.allowed`.
+    pub allowed: Option<String>,
+    /// Default: the topic's name and `.suppressed`.
+    pub suppressed: Option<String>,
+    /// Field → JSON Pointer, where they differ from the defaults.
+    #[serde(default)]
+    pub mapping: BTreeMap<String, String>,
+}
+
+fn auto() -> String {
+    "auto".into()
+}
+
+/// One business.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawBusiness {
+    pub name: String,
+    pub numbers: Vec<String>,
+    pub accounts: Vec<String>,
+    pub former_names: Vec<String>,
+    pub confirmations: Option<bool>,
+    pub cross_channel: Option<bool>,
+}
+
+/// What was given on the command line or in the environment: wins over the file.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    pub bootstrap: Option<String>,
+    pub instance: Option<String>,
+    pub workers: Option<u32>,
+    pub fence: Option<FenceLevel>,
+    pub http: Option<String>,
+    pub state_dir: Option<PathBuf>,
+    pub log_format: Option<LogFormat>,
+}
+
+/// What the program means to do.
+#[derive(Clone)]
+pub struct Config {
+    pub connection: Connection,
+    pub instance: String,
+    pub workers: u32,
+    pub fence: FenceLevel,
+    pub http: Option<SocketAddr>,
+    pub state_dir: PathBuf,
+    pub evidence: Evidence,
+    pub detect_group: String,
+    pub filter_group: String,
+    pub topics: Topics,
+    pub sends: Vec<SendsOutput>,
+    pub inbound: Vec<(TopicName, InboundFormat)>,
+    pub default_channel: Channel,
+    pub businesses: Arc<Businesses>,
+    pub business_names: Vec<String>,
+    pub categories: Categories,
+    pub policy: Policy,
+    pub policies: BTreeMap<String, Policy>,
+    pub acknowledged_poison: BTreeSet<Position>,
+    pub silence_alarm_minutes: u64,
+    /// Hash of everything in this configuration that can change a decision, the lexicon apart.
+    rules: String,
+    /// As written, defaults filled in: for printing.
+    effective: RawConfig,
+}
+
+/// Topics that stopgate writes beside the outputs of sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topics {
+    pub opt_outs: TopicName,
+    pub replies: TopicName,
+    pub reviews: TopicName,
+    pub decisions: TopicName,
+    pub dead_letters: TopicName,
+    pub partitions: u32,
+    pub replication: Option<u16>,
+    pub audit_days: u64,
+}
+
+/// A topic of sends and where its outcomes go.
+#[derive(Clone, Debug)]
+pub struct SendsOutput {
+    pub input: SendsTopic,
+    pub allowed: TopicName,
+    pub suppressed: TopicName,
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Problems(pub Vec<String>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let noun = if self.0.len() == 1 { "problem" } else { "problems" };
+        write!(f, "the configuration has {} {noun}:", self.0.len())?;
+        self.0.iter().try_for_each(|problem| write!(f, "\n  - {problem}"))
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// Reads a file's text. The error says where.
+pub fn parse(text: &str, name: &str) -> Result<RawConfig, Problems> {
+    // The parser's message quotes the line, which may hold a secret: only its place and reason are passed on.
+    toml::from_str(text).map_err(|error| {
+        let line = error.span().map(|span| text.get(..span.start).unwrap_or(text).matches('\n').count() + 1);
+        let place = line.map_or_else(|| name.to_owned(), |line| format!("{name}:{line}"));
+        Problems(vec![format!("{place}: {}", error.message())])
+    })
+}
+
+impl RawConfig {
+    /// Lets what was given on the command line win.
+    pub fn overridden(mut self, by: Overrides) -> Self {
+        self.bootstrap = by.bootstrap.or(self.bootstrap);
+        self.instance = by.instance.or(self.instance);
+        self.workers = by.workers.or(self.workers);
+        self.fence = by.fence.or(self.fence);
+        self.http = by.http.or(self.http);
+        self.state_dir = by.state_dir.or(self.state_dir);
+        self.log_format = by.log_format.or(self.log_format);
+        self
+    }
+
+    /// What is meant, or everything that is wrong. `host` is this machine's name.
+    pub fn check(self, verb: Verb, host: &str) -> Result<Config, Problems> {
+        let mut problems = Vec::new();
+        let raw = self.with_defaults(verb);
+        let bootstrap = raw.bootstrap.clone().unwrap_or_default();
+        if bootstrap.trim().is_empty() {
+            problems.push("bootstrap is missing: give --bootstrap HOST:PORT".to_owned());
+        }
+        for (name, _) in &raw.kafka {
+            if let Some((_, why)) = OWNED_SETTINGS.iter().find(|(owned, _)| owned == name) {
+                problems.push(format!("[kafka] {name} is stopgate's own: {why}"));
+            }
+        }
+        let workers = raw.workers.unwrap_or(1);
+        if !(1..=64).contains(&workers) {
+            problems.push(format!("workers must be 1 to 64, not {workers}"));
+        }
+        let http = parse_http(raw.http.as_deref().unwrap_or_default(), &mut problems);
+        let instance = match (&raw.instance, http) {
+            (Some(instance), _) if !instance.trim().is_empty() => instance.trim().to_owned(),
+            (Some(_), _) => {
+                problems.push("instance is empty".to_owned());
+                String::new()
+            }
+            (None, Some(address)) => format!("{host}-{}", address.port()),
+            (None, None) => {
+                problems.push("instance is missing: with `http = off` there is no port to tell instances of a host apart; give --instance NAME".to_owned());
+                String::new()
+            }
+        };
+        let default_channel = raw.default_channel.as_deref().and_then(Channel::parse).unwrap_or(Channel::Whatsapp);
+        let list: Vec<Business> = raw.business.iter().map(RawBusiness::meant).collect();
+        for business in &list {
+            if business.name.trim().is_empty() {
+                problems.push("[[business]] without a name".to_owned());
+            }
+        }
+        let businesses = Businesses::new(&list).unwrap_or_else(|conflicts| {
+            problems.extend(conflicts.iter().map(|conflict| format!("[[business]] {conflict}")));
+            Businesses::default()
+        });
+        let topics = raw.topics.meant(&mut problems);
+        let inbound = raw.inbound.iter().filter_map(|inbound| inbound.meant(&default_channel, &mut problems)).collect();
+        let sends: Vec<SendsOutput> = raw.sends.iter().filter_map(|sends| sends.meant(&mut problems)).collect();
+        raw.check_topic_names(&mut problems);
+        let policy = raw.policy.meant();
+        let acknowledged_poison = raw.acknowledged_poison.iter().filter_map(|text| {
+            let position = parse_position(text);
+            if position.is_none() {
+                problems.push(format!("acknowledged_poison: {text:?} is not partition@offset"));
+            }
+            position
+        });
+        let acknowledged_poison = acknowledged_poison.collect();
+        let rules = raw.rules_fingerprint();
+        let config = Config {
+            connection: Connection { bootstrap, settings: raw.kafka.clone() },
+            instance,
+            workers,
+            fence: raw.fence.unwrap_or_default(),
+            http,
+            state_dir: raw.state_dir.clone().unwrap_or_default(),
+            evidence: raw.evidence.unwrap_or_default(),
+            detect_group: raw.groups.detect.clone(),
+            filter_group: raw.groups.filter.clone(),
+            topics,
+            sends,
+            inbound,
+            default_channel,
+            businesses: Arc::new(businesses),
+            business_names: list.iter().map(|business| business.name.clone()).collect(),
+            categories: Categories::new(raw.exempt_categories.clone().unwrap_or_default(), raw.templates.clone()),
+            policies: raw.business.iter().filter_map(|business| business.policy(&policy)).collect(),
+            policy,
+            acknowledged_poison,
+            silence_alarm_minutes: raw.silence_alarm_minutes.unwrap_or_default(),
+            rules,
+            effective: raw,
+        };
+        if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
+    }
+
+    fn with_defaults(mut self, verb: Verb) -> Self {
+        let port = match verb {
+            Verb::Run | Verb::Filter => 9470,
+            Verb::Detect => 9471,
+        };
+        self.workers.get_or_insert(1);
+        self.fence.get_or_insert_default();
+        self.http.get_or_insert_with(|| format!("127.0.0.1:{port}"));
+        self.state_dir.get_or_insert_with(|| "./stopgate-state".into());
+        self.log_format.get_or_insert_default();
+        self.evidence.get_or_insert_default();
+        self.default_channel.get_or_insert_with(|| "whatsapp".into());
+        self.exempt_categories.get_or_insert_with(|| ["utility", "authentication", "service"].map(str::to_owned).into());
+        self.silence_alarm_minutes.get_or_insert(0);
+        if self.inbound.is_empty() {
+            self.inbound.push(RawInbound { topic: "inbound-messages".into(), format: auto(), mapping: BTreeMap::new() });
+        }
+        if self.sends.is_empty() {
+            self.sends.push(RawSends {
+                topic: "sends".into(),
+                format: auto(),
+                exempt_only: false,
+                allowed: None,
+                suppressed: None,
+                mapping: BTreeMap::new(),
+            });
+        }
+        for sends in &mut self.sends {
+            sends.allowed.get_or_insert_with(|| format!("{}.allowed", sends.topic));
+            sends.suppressed.get_or_insert_with(|| format!("{}.suppressed", sends.topic));
+        }
+        self
+    }
+
+    fn check_topic_names(&self, problems: &mut Vec<String>) {
+        let own = [&self.topics.opt_outs, &self.topics.replies, &self.topics.reviews, &self.topics.decisions, &self.topics.dead_letters];
+        let inputs = self.inbound.iter().map(|inbound| &inbound.topic).chain(self.sends.iter().map(|sends| &sends.topic));
+        let outputs = self.sends.iter().flat_map(|sends| sends.allowed.iter().chain(&sends.suppressed));
+        let mut seen = BTreeSet::new();
+        for name in own.into_iter().chain(inputs).chain(outputs) {
+            let legal = !name.is_empty() && name.len() <= 249 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+            if !legal {
+                problems.push(format!("{name:?} is not a topic name: letters, digits, '.', '_' and '-', at most 249"));
+            } else if !seen.insert(name) {
+                problems.push(format!("topic {name:?} is named twice: each topic has one use"));
+            }
+        }
+    }
+
+    /// A hash of what decides: the same hash, the same decisions.
+    fn rules_fingerprint(&self) -> String {
+        let deciding = (&self.business, &self.templates, &self.exempt_categories, &self.policy, &self.default_channel, &self.sends, &self.inbound, PHONE_RULES_VERSION);
+        let text = serde_json::to_vec(&deciding).unwrap_or_default(); // plain data: nothing that could fail
+        Sha256::digest(text).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl Config {
+    /// The version that evidence, headers and blocks name.
+    pub fn rules_version(&self, lexicon_version: &str) -> String {
+        format!("{lexicon_version}+{}", self.rules)
+    }
+
+    /// Every sends topic, inbound topic and output, and the topics beside them.
+    pub fn all_topics(&self) -> Vec<&TopicName> {
+        let topics = &self.topics;
+        let own = [&topics.opt_outs, &topics.replies, &topics.reviews, &topics.decisions, &topics.dead_letters];
+        let inbound = self.inbound.iter().map(|(topic, _)| topic);
+        let sends = self.sends.iter().flat_map(|sends| [&sends.input.name, &sends.allowed, &sends.suppressed]);
+        inbound.chain(own).chain(sends).collect()
+    }
+
+    /// The effective configuration as TOML, secrets redacted.
+    pub fn to_toml(&self) -> String {
+        let mut shown = self.effective.clone();
+        shown.bootstrap = Some(self.connection.bootstrap.clone());
+        shown.instance = Some(self.instance.clone());
+        for (name, value) in &mut shown.kafka {
+            if is_secret(name) {
+                "***".clone_into(value);
+            }
+        }
+        toml::to_string_pretty(&shown).unwrap_or_default() // it was read from TOML
+    }
+
+    /// What an operator should know although it is no mistake.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.businesses.is_empty() {
+            warnings.push(
+                "no [[business]] is configured: the business of a message is its provider account id, and sends must name \
+                 that same id; a send that names another business is not protected (stopgate_sends_unknown_business_total counts them)"
+                    .to_owned(),
+            );
+        }
+        warnings
+    }
+}
+
+/// Settings of librdkafka that hold secrets.
+fn is_secret(name: &str) -> bool {
+    ["password", "secret", "sasl.jaas", "key.pem", "oauthbearer.config", "client.assertion"].iter().any(|part| name.contains(part))
+}
+
+fn parse_http(text: &str, problems: &mut Vec<String>) -> Option<SocketAddr> {
+    if text == "off" {
+        return None;
+    }
+    let parsed = text.parse().ok();
+    if parsed.is_none() {
+        problems.push(format!("http: {text:?} is neither an address and port, such as 127.0.0.1:9470, nor off"));
+    }
+    parsed
+}
+
+fn parse_position(text: &str) -> Option<Position> {
+    let (partition, offset) = text.split_once('@')?;
+    Some(Position { partition: partition.parse().ok()?, offset: offset.parse().ok()? })
+}
+
+impl RawTopics {
+    fn meant(&self, problems: &mut Vec<String>) -> Topics {
+        if !(1..=100_000).contains(&self.partitions) {
+            problems.push(format!("[topics] partitions must be at least 1, not {}", self.partitions));
+        }
+        let name = |text: &String| text.as_str().into();
+        Topics {
+            opt_outs: name(&self.opt_outs),
+            replies: name(&self.replies),
+            reviews: name(&self.reviews),
+            decisions: name(&self.decisions),
+            dead_letters: name(&self.dead_letters),
+            partitions: self.partitions,
+            replication: self.replication,
+            audit_days: self.audit_days,
+        }
+    }
+}
+
+impl RawPolicy {
+    fn meant(&self) -> Policy {
+        Policy {
+            cross_channel: self.cross_channel,
+            confirmations: self.confirmations,
+            review_suppresses: self.review_suppresses,
+            excerpt: match self.excerpt {
+                ExcerptPolicy::Full => Excerpt::Full,
+                ExcerptPolicy::Excerpt => Excerpt::Around,
+                ExcerptPolicy::None => Excerpt::None,
+            },
+            review_deadline_ms: i64::from(self.review_deadline_hours) * 60 * 60 * 1000,
+        }
+    }
+}
+
+impl RawBusiness {
+    fn meant(&self) -> Business {
+        Business {
+            name: self.name.clone(),
+            numbers: self.numbers.clone(),
+            accounts: self.accounts.clone(),
+            former_names: self.former_names.clone(),
+        }
+    }
+
+    fn policy(&self, common: &Policy) -> Option<(String, Policy)> {
+        if self.confirmations.is_none() && self.cross_channel.is_none() {
+            return None;
+        }
+        let mut policy = common.clone();
+        policy.confirmations = self.confirmations.unwrap_or(policy.confirmations);
+        policy.cross_channel = self.cross_channel.unwrap_or(policy.cross_channel);
+        Some((self.name.clone(), policy))
+    }
+}
+
+impl RawInbound {
+    fn meant(&self, default_channel: &Channel, problems: &mut Vec<String>) -> Option<(TopicName, InboundFormat)> {
+        let format = match self.format.as_str() {
+            "auto" => Format::Auto,
+            "meta" => Format::Meta,
+            "ycloud" => Format::Ycloud,
+            "twilio-form" => Format::TwilioForm,
+            "twilio-events" => Format::TwilioEvents,
+            "json" => Format::Json,
+            "protobuf" => Format::Protobuf,
+            other => {
+                problems.push(format!("[[inbound]] {}: unknown format {other:?}", self.topic));
+                return None;
+            }
+        };
+        Some((self.topic.as_str().into(), InboundFormat { format, default_channel: default_channel.clone() }))
+    }
+}
+
+impl RawSends {
+    fn meant(&self, problems: &mut Vec<String>) -> Option<SendsOutput> {
+        let format = match self.format.as_str() {
+            "auto" => SendFormat::Auto,
+            "json" => SendFormat::Json,
+            "protobuf" => SendFormat::Protobuf,
+            "headers" => SendFormat::Headers,
+            other => {
+                problems.push(format!("[[sends]] {}: unknown format {other:?}: auto, json, protobuf or headers", self.topic));
+                return None;
+            }
+        };
+        let mut at = SendPointers::default();
+        for (field, pointer) in &self.mapping {
+            let place = match field.as_str() {
+                "business" => &mut at.business,
+                "channel" => &mut at.channel,
+                "to" => &mut at.to,
+                "recipient" => &mut at.recipient,
+                "from" => &mut at.from,
+                "category" => &mut at.category,
+                "program" => &mut at.program,
+                "template" => &mut at.template,
+                "expires_at" => &mut at.expires_at,
+                // Read by people and reports, decided by nothing: accepted so that one mapping serves both.
+                "id" | "campaign" => continue,
+                other => {
+                    problems.push(format!("[[sends]] {}: mapping of unknown field {other:?}", self.topic));
+                    continue;
+                }
+            };
+            place.clone_from(pointer);
+        }
+        let decoder = SendDecoder::new(format, &at).map_err(|error| problems.push(format!("[[sends]] {}: {error}", self.topic))).ok()?;
+        let name = |given: &Option<String>| given.as_deref().unwrap_or_default().into();
+        Some(SendsOutput {
+            input: SendsTopic { name: self.topic.as_str().into(), decoder, exempt_only: self.exempt_only },
+            allowed: name(&self.allowed),
+            suppressed: name(&self.suppressed),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, verb: Verb) -> Result<Config, Problems> {
+        let raw = parse(text, "stopgate.toml")?;
+        raw.check(verb, "host")
+    }
+
+    #[test]
+    fn a_broker_is_all_that_must_be_given() {
+        let config = check("bootstrap = 'localhost:9092'", Verb::Run).expect("enough");
+        assert_eq!(config.instance, "host-9470");
+        assert_eq!(config.http, Some(SocketAddr::from(([127, 0, 0, 1], 9470))));
+        assert_eq!((config.workers, config.fence), (1, FenceLevel::OptOuts));
+        assert_eq!((&*config.sends[0].allowed, &*config.sends[0].suppressed), ("sends.allowed", "sends.suppressed"));
+        assert_eq!(config.warnings().len(), 1);
+    }
+
+    #[test]
+    fn detect_has_a_port_of_its_own() {
+        let config = check("bootstrap = 'localhost:9092'", Verb::Detect).expect("enough");
+        assert_eq!(config.instance, "host-9471");
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once() {
+        let text = r#"
+            workers = 0
+            http = "nowhere"
+            acknowledged_poison = ["1-2"]
+            [kafka]
+            "isolation.level" = "read_uncommitted"
+            [[inbound]]
+            topic = "sends"
+            format = "morse"
+            [[sends]]
+            topic = "sends"
+            mapping = { to = "no-slash" }
+            [[business]]
+            name = "a"
+            numbers = ["+12025550100"]
+            [[business]]
+            name = "b"
+            numbers = ["12025550100"]
+        "#;
+        let Err(Problems(problems)) = check(text, Verb::Run) else { panic!("accepted") };
+        let shown = problems.join("\n");
+        for part in ["bootstrap is missing", "isolation.level", "workers", "nowhere", "1-2", "morse", "no-slash", "an alias", "named twice", "instance is missing"] {
+            assert!(shown.contains(part), "{part} is missing in:\n{shown}");
+        }
+    }
+
+    #[test]
+    fn without_http_an_instance_must_be_named() {
+        let Err(Problems(problems)) = check("bootstrap = 'b:1'\nhttp = 'off'", Verb::Run) else { panic!("accepted") };
+        assert!(problems[0].contains("--instance"), "{problems:?}");
+        assert!(check("bootstrap = 'b:1'\nhttp = 'off'\ninstance = 'a'", Verb::Run).is_ok());
+    }
+
+    #[test]
+    fn unknown_fields_are_refused_with_their_line_and_without_their_value() {
+        let Err(problems) = parse("bootstrap = 'b:1'\npasswort = 'geheim'", "stopgate.toml") else { panic!("accepted") };
+        let shown = problems.to_string();
+        assert!(shown.contains("stopgate.toml:2") && shown.contains("passwort") && !shown.contains("geheim"), "{shown}");
+    }
+
+    #[test]
+    fn secrets_print_as_stars() {
+        let config = check("bootstrap = 'b:1'\n[kafka]\n'sasl.password' = 'geheim'\n'security.protocol' = 'sasl_ssl'", Verb::Run).expect("fine");
+        let shown = config.to_toml();
+        assert!(!shown.contains("geheim") && shown.contains("***") && shown.contains("sasl_ssl"), "{shown}");
+    }
+
+    #[test]
+    fn what_is_given_on_the_command_line_wins() {
+        let raw = parse("bootstrap = 'b:1'\nworkers = 2", "stopgate.toml").expect("fine");
+        let overrides = Overrides { workers: Some(3), ..Overrides::default() };
+        assert_eq!(raw.overridden(overrides).check(Verb::Run, "host").expect("fine").workers, 3);
+    }
+
+    #[test]
+    fn the_rules_version_changes_with_what_decides_and_with_nothing_else() {
+        let version = |text: &str| check(text, Verb::Run).expect("fine").rules_version("lexicon");
+        let plain = version("bootstrap = 'b:1'");
+        assert_eq!(plain, version("bootstrap = 'c:2'\nworkers = 4"));
+        assert_ne!(plain, version("bootstrap = 'b:1'\n[templates]\nsale = 'marketing'"));
+    }
+}

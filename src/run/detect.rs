@@ -1,0 +1,182 @@
+//! Stage 1 in a worker's hands: understand, compare with the view, write.
+
+use super::fence::{Fence, Waiting};
+use super::layout::Layout;
+use super::outcome::DeadLetters;
+use super::view::SharedView;
+use super::worker::{Batch, Stage};
+use crate::config::Config;
+use crate::domain::consent::ConsentState;
+use crate::domain::time::Timestamp;
+use crate::kafka::EdgeError;
+use crate::kafka::group::Received;
+use crate::kafka::producer::{ConsentProducer, TransactionalProducer};
+use crate::metrics::{Class, Kind, Metrics, StageOutcome, StageReason, State};
+use crate::record::{Header, Produce, TopicName};
+use crate::stage::detect::{Answer, DetectRules, Detector, Ledger, Overlay, Read};
+use crate::wire::{consent, proto};
+use prost::Message;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long one poll for acknowledgements waits: about half of what a broker on the same network needs.
+const ACK_POLL: Duration = Duration::from_micros(500);
+
+/// The detection of one worker.
+pub struct DetectStage {
+    detector: Detector,
+    fence: Fence,
+    view: Arc<SharedView>,
+    overlay: Overlay,
+    consents: ConsentProducer,
+    /// Consent records that wait for acknowledgement.
+    outstanding: usize,
+    layout: Arc<Layout>,
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+}
+
+impl DetectStage {
+    /// A detection under these rules.
+    pub fn new(
+        config: Arc<Config>,
+        layout: Arc<Layout>,
+        view: Arc<SharedView>,
+        fence: Fence,
+        rules: DetectRules,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, EdgeError> {
+        let consents = ConsentProducer::new(&config.connection, layout.max_record_bytes())?;
+        let overlay = Overlay::default();
+        Ok(Self { detector: Detector::new(rules), fence, view, overlay, consents, outstanding: 0, layout, config, metrics })
+    }
+
+    fn read(&self, received: &Received<'_>) -> Read {
+        let mut headers: Vec<Header<'_>> = Vec::new();
+        received.headers(&mut headers);
+        let record = received.record(&headers);
+        if let Some(millis) = record.timestamp_ms {
+            let newest = self.metrics.inbound_newest_timestamp_seconds.get().max(millis / 1000);
+            self.metrics.inbound_newest_timestamp_seconds.set(newest);
+        }
+        self.detector.read(&record)
+    }
+
+    fn write(&mut self, answer: Answer, transaction: &TransactionalProducer) -> Result<(), EdgeError> {
+        for consent in answer.consents {
+            let key = consent::encode_key(&consent.key);
+            let topic = &self.config.topics.opt_outs;
+            let produce = Produce {
+                topic: topic.clone(),
+                partition: key.partition(self.layout.partitions(topic)),
+                key: Some(key.as_bytes().to_vec()),
+                value: Some(consent::encode_value(&consent.record)),
+                headers: Vec::new(),
+            };
+            self.consents.send(&produce, consent.number)?;
+            self.outstanding += 1;
+            let state = match consent.act.state {
+                ConsentState::OptedOut => "opted-out",
+                ConsentState::OptedIn => "opted-in",
+            };
+            self.metrics.consent_records.get_or_create(&State { state }).inc();
+        }
+        if let Some((kind, reply)) = answer.reply {
+            self.metrics.replies.get_or_create(&Kind { kind: kind.as_str() }).inc();
+            self.write_keyed(&self.config.topics.replies, &reply.to, reply.encode_to_vec(), transaction)?;
+        }
+        if let Some(review) = answer.review {
+            self.metrics.reviews.inc();
+            let recipient = review.from.first().cloned().unwrap_or_default();
+            self.write_keyed(&self.config.topics.reviews, &recipient, proto::ReviewRequest::encode_to_vec(&review), transaction)?;
+        }
+        Ok(())
+    }
+
+    fn write_keyed(&self, topic: &TopicName, key: &str, value: Vec<u8>, transaction: &TransactionalProducer) -> Result<(), EdgeError> {
+        transaction.produce(&Produce {
+            topic: topic.clone(),
+            partition: self.layout.partition_of(topic, key.as_bytes()),
+            key: Some(key.as_bytes().to_vec()),
+            value: Some(value),
+            headers: Vec::new(),
+        })
+    }
+
+    fn take_acks(&mut self) -> Result<(), EdgeError> {
+        for (number, position) in self.consents.acks(ACK_POLL)? {
+            self.outstanding = self.outstanding.saturating_sub(1);
+            self.overlay.acknowledged(number, position);
+        }
+        Ok(())
+    }
+
+    fn count(&self, read: &Read) {
+        for class in &read.classes {
+            self.metrics.messages.get_or_create(&Class { class: class.as_str() }).inc();
+        }
+        for (_, reason) in &read.failures {
+            self.metrics.dead_letters.get_or_create(&StageReason { stage: Self::NAME, reason: reason.as_str() }).inc();
+        }
+        let outcome = match (read.failures.is_empty(), read.findings.is_empty()) {
+            (false, _) => "dead-letter",
+            (true, false) => "acted",
+            (true, true) => "ignored",
+        };
+        self.metrics.records.get_or_create(&StageOutcome { stage: Self::NAME, outcome }).inc();
+    }
+}
+
+impl Stage for DetectStage {
+    const NAME: &'static str = "detect";
+
+    fn fence(&mut self, patience: Duration) -> Result<(), Waiting> {
+        self.fence.pass(patience)
+    }
+
+    fn decide(&mut self, batch: &Batch<'_>, transaction: &TransactionalProducer) -> Result<(), EdgeError> {
+        let reads: Vec<Read> = batch.records.iter().map(|received| self.read(received)).collect();
+        let answers: Vec<Answer> = {
+            let view = self.view.read();
+            self.overlay.prune(&view);
+            let mut ledger = Ledger { view: &view, overlay: &mut self.overlay };
+            let findings = reads.iter().flat_map(|read| &read.findings);
+            findings.map(|finding| ledger.answer(finding, self.detector.rules())).collect()
+        };
+        for (received, read) in batch.records.iter().zip(&reads) {
+            self.count(read);
+            let dead_letters = DeadLetters { layout: &self.layout, topic: &self.config.topics.dead_letters, stage: Self::NAME };
+            for (index, reason) in &read.failures {
+                dead_letters.write(transaction, received, *index, *reason)?;
+            }
+        }
+        answers.into_iter().try_for_each(|answer| self.write(answer, transaction))
+    }
+
+    /// Consent records are acknowledged before the transaction is committed: what a reply confirms is true.
+    fn settle(&mut self, deadline: Instant) -> Result<(), EdgeError> {
+        while self.outstanding > 0 {
+            self.take_acks()?;
+            if Instant::now() >= deadline {
+                return Err(EdgeError::timed_out("consent records were not acknowledged in time"));
+            }
+        }
+        Ok(())
+    }
+
+    fn start_again(&mut self) -> Result<(), EdgeError> {
+        // What is in flight must have landed, or never will, before the fence is asked: with a new producer it never
+        // will, because the old one is purged.
+        let settled = self.settle(Instant::now() + Duration::from_secs(5));
+        if settled.is_err() {
+            self.consents = ConsentProducer::new(&self.config.connection, self.layout.max_record_bytes())?;
+            self.outstanding = 0;
+        }
+        self.overlay.clear();
+        Ok(())
+    }
+
+    fn may_leave_hold(&mut self, _received: &Received<'_>, _now: Timestamp) -> bool {
+        false
+    }
+}

@@ -1,0 +1,117 @@
+//! The fence as the workers use it: ask where the logs end *now*, wait until the view is there.
+
+use super::view::{Closed, SharedView};
+use crate::config::{Config, FenceLevel};
+use crate::kafka::EdgeError;
+use crate::kafka::offsets::{Offsets, OffsetsClient, Unknown};
+use crate::metrics::Metrics;
+use crate::record::TopicName;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Why a send cannot be decided yet.
+#[derive(Debug)]
+pub enum Waiting {
+    /// Where a log ends is not known.
+    Unknown(Unknown),
+    /// The view is not there yet.
+    View(Closed),
+    /// Stage 1 has not read an inbound partition to its end.
+    Detect { topic: TopicName, partition: u32, committed: Option<u64>, end: u64 },
+}
+
+impl Waiting {
+    /// The metric's label.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Unknown(_) => "offsets-unknown",
+            Self::View(Closed::Behind { .. }) => "view-behind",
+            Self::View(Closed::WentBack { .. }) => "log-went-back",
+            Self::View(Closed::View(_)) => "view-closed",
+            Self::Detect { .. } => "detect-behind",
+        }
+    }
+}
+
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(unknown) => unknown.fmt(f),
+            Self::View(closed) => closed.fmt(f),
+            Self::Detect { topic, partition, committed, end } => {
+                let committed = committed.unwrap_or_default();
+                write!(f, "stage 1 has read {topic} partition {partition} up to {committed} of {end}: is `stopgate detect` running?")
+            }
+        }
+    }
+}
+
+/// One worker's way of asking.
+pub struct Fence {
+    view: Arc<SharedView>,
+    metrics: Arc<Metrics>,
+    offsets: OffsetsClient,
+    opt_outs: TopicName,
+    /// At level `inbound`: the inbound topics with their partition counts, asked as stage 1's group.
+    inbound: Option<(OffsetsClient, BTreeMap<TopicName, u32>)>,
+}
+
+/// How long one question may take, and how soon stage 1's positions are asked for again.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(2);
+
+impl Fence {
+    /// A fence of the given level, with clients of its own.
+    pub fn new(config: &Config, level: FenceLevel, view: Arc<SharedView>, metrics: Arc<Metrics>) -> Result<Self, EdgeError> {
+        let offsets = OffsetsClient::new(&config.connection, &config.filter_group)?;
+        let inbound = match level {
+            FenceLevel::OptOuts => None,
+            FenceLevel::Inbound => {
+                let client = OffsetsClient::new(&config.connection, &config.detect_group)?;
+                Some((client, config.inbound.iter().map(|(topic, _)| (topic.clone(), 0)).collect()))
+            }
+        };
+        Ok(Self { view, metrics, offsets, opt_outs: config.topics.opt_outs.clone(), inbound })
+    }
+
+    /// Asks the ends now and waits for them, at most so long. What was received before this call may be decided after
+    /// an `Ok`.
+    pub fn pass(&mut self, patience: Duration) -> Result<(), Waiting> {
+        let began = Instant::now();
+        let deadline = began + patience;
+        let passed = self.pass_until(deadline);
+        self.metrics.fence_wait_seconds.observe(began.elapsed().as_secs_f64());
+        passed
+    }
+
+    fn pass_until(&mut self, deadline: Instant) -> Result<(), Waiting> {
+        if let Some((client, topics)) = &mut self.inbound {
+            for (topic, partitions) in topics {
+                wait_for_detect(client, topic, partitions, deadline)?;
+            }
+        }
+        let before = self.view.applied();
+        let ends = self.offsets.ends(&self.opt_outs, before.partitions(), QUERY_TIMEOUT).map_err(Waiting::Unknown)?;
+        self.metrics.applied_lag_records.set(before.lag(&ends) as i64);
+        self.view.wait(&ends, &before, deadline).map_err(Waiting::View)
+    }
+}
+
+/// Waits until stage 1 has committed positions up to where the inbound topic ends now.
+fn wait_for_detect(client: &OffsetsClient, topic: &TopicName, partitions: &mut u32, deadline: Instant) -> Result<(), Waiting> {
+    // A topic may gain partitions at any time, and the newest may hold the message that matters: count anew each time.
+    let unknown = |error| Waiting::Unknown(Unknown::Query(error));
+    *partitions = client.partitions(topic, QUERY_TIMEOUT).map_err(unknown)?.ok_or(Waiting::Unknown(Unknown::Partition(0)))?;
+    let ends: Offsets = client.ends(topic, *partitions, QUERY_TIMEOUT).map_err(Waiting::Unknown)?;
+    loop {
+        let committed = client.committed(topic, *partitions, QUERY_TIMEOUT).map_err(Waiting::Unknown)?;
+        let late = (0..).zip(committed.iter().zip(ends.as_slice())).find(|(_, (committed, end))| committed.unwrap_or(0) < **end);
+        let Some((partition, (&committed, &end))) = late else { return Ok(()) };
+        if Instant::now() >= deadline {
+            return Err(Waiting::Detect { topic: topic.clone(), partition, committed, end });
+        }
+        std::thread::sleep(ASK_AGAIN_AFTER);
+    }
+}

@@ -1,0 +1,190 @@
+//! Stage 2 in a worker's hands: fence, look up, pass on.
+
+use super::fence::{Fence, Waiting};
+use super::layout::Layout;
+use super::outcome::{DeadLetters, headers_size};
+use super::view::SharedView;
+use super::worker::{Batch, Stage};
+use crate::config::{Config, Evidence};
+use crate::domain::decide::Decision;
+use crate::domain::time::Timestamp;
+use crate::kafka::EdgeError;
+use crate::kafka::group::Received;
+use crate::kafka::producer::TransactionalProducer;
+use crate::metrics::{DecisionReason, Metrics, StageOutcome, StageReason};
+use crate::record::{Header, Produce, TopicPartition};
+use crate::stage::filter::{DecidedAt, Filter, FilterRules, Outcome, Prepared, Tally, allowed_header, as_of_text, block, suppressed_headers};
+use crate::wire::DecodeError;
+use prost::Message;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The filter of one worker.
+pub struct FilterStage {
+    filter: Filter,
+    /// Absent on workers of topics for exempt sends: no consent concerns them.
+    fence: Option<Fence>,
+    view: Arc<SharedView>,
+    layout: Arc<Layout>,
+    config: Arc<Config>,
+    rules_version: String,
+    metrics: Arc<Metrics>,
+}
+
+impl FilterStage {
+    /// A filter for the sends topics of the configuration.
+    pub fn new(
+        config: Arc<Config>,
+        layout: Arc<Layout>,
+        view: Arc<SharedView>,
+        fence: Option<Fence>,
+        rules_version: String,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let rules = FilterRules {
+            topics: config.sends.iter().map(|sends| sends.input.clone()).collect(),
+            businesses: config.businesses.clone(),
+            categories: config.categories.clone(),
+            default_channel: config.default_channel.clone(),
+        };
+        let filter = Filter::new(rules, view.print_key());
+        Self { filter, fence, view, layout, config, rules_version, metrics }
+    }
+
+    fn prepare(&mut self, records: &[Received<'_>]) -> Vec<Prepared> {
+        self.filter.begin_batch();
+        let headers: Vec<Vec<Header<'_>>> = records
+            .iter()
+            .map(|received| {
+                let mut headers = Vec::new();
+                received.headers(&mut headers);
+                headers
+            })
+            .collect();
+        let mut scratch = Vec::new();
+        let with_headers = records.iter().zip(&headers);
+        with_headers.map(|(received, headers)| self.filter.prepare(&received.record(headers), &mut scratch)).collect()
+    }
+
+    fn count(&self, tallies: &BTreeMap<TopicPartition, Run>, unknown_business: u64) {
+        for (column, reason, count) in tallies.values().flat_map(|run| run.tally.entries()) {
+            self.metrics.records.get_or_create(&StageOutcome { stage: Self::NAME, outcome: column }).inc_by(count);
+            if column == "dead-letter" {
+                self.metrics.dead_letters.get_or_create(&StageReason { stage: Self::NAME, reason }).inc_by(count);
+            } else {
+                self.metrics.decisions.get_or_create(&DecisionReason { decision: column, reason }).inc_by(count);
+            }
+        }
+        if unknown_business > 0 {
+            self.metrics.sends_unknown_business.inc_by(unknown_business);
+        }
+    }
+}
+
+/// One partition's part of a batch.
+#[derive(Default)]
+struct Run {
+    tally: Tally,
+    end: u64,
+    expired: bool,
+}
+
+impl Stage for FilterStage {
+    const NAME: &'static str = "filter";
+
+    fn fence(&mut self, patience: Duration) -> Result<(), Waiting> {
+        match &mut self.fence {
+            Some(fence) => fence.pass(patience),
+            None => Ok(()),
+        }
+    }
+
+    fn decide(&mut self, batch: &Batch<'_>, transaction: &TransactionalProducer) -> Result<(), EdgeError> {
+        let prepared = self.prepare(batch.records);
+        let view = self.view.clone();
+        let (outcomes, as_of, unknown_business) = {
+            let view = view.read();
+            self.filter.meet(&view);
+            let unknown = prepared.iter().filter(|prepared| !self.filter.knows_business_of(prepared)).count();
+            let outcomes: Vec<Outcome> =
+                prepared.iter().map(|prepared| self.filter.decide(prepared, &view, batch.held_until)).collect();
+            (outcomes, view.applied().to_vec(), unknown as u64)
+        };
+        let as_of_shown = as_of_text(&as_of);
+        let mut runs: BTreeMap<TopicPartition, Run> = BTreeMap::new();
+        let dead_letters = DeadLetters { layout: &self.layout, topic: &self.config.topics.dead_letters, stage: Self::NAME };
+        for (number, (received, outcome)) in batch.records.iter().zip(&outcomes).enumerate() {
+            let Some(outputs) = self.config.sends.iter().find(|sends| sends.input.name == *received.topic()) else {
+                unreachable!("a worker receives only the topics it subscribed to");
+            };
+            let source = || received.record(&[]).coordinates();
+            let (topic, headers) = match outcome {
+                Outcome::Decided(Decision::Allowed(reason)) => {
+                    let wanted = self.config.evidence == Evidence::Headers;
+                    let header = wanted.then(|| allowed_header(*reason, &source(), &as_of_shown, &self.rules_version));
+                    (Some(&outputs.allowed), header.into_iter().collect())
+                }
+                Outcome::Decided(Decision::Suppressed { reason, cause }) => {
+                    (Some(&outputs.suppressed), suppressed_headers(*reason, *cause, &source(), &as_of_shown, &self.rules_version))
+                }
+                Outcome::DeadLetter(_) => (None, Vec::new()),
+            };
+            let fits = |topic| self.layout.fits(topic, received.size() + headers_size(&headers));
+            let ended = match (topic, outcome) {
+                (Some(topic), _) if fits(topic) => {
+                    transaction.forward(received, topic, received.partition(), &headers)?;
+                    *outcome
+                }
+                (Some(_), _) => Outcome::DeadLetter(DecodeError::TooLarge),
+                (None, outcome) => *outcome,
+            };
+            if let Outcome::DeadLetter(reason) = ended {
+                dead_letters.write(transaction, received, None, reason)?;
+            }
+            let run = runs.entry((received.topic().clone(), received.partition())).or_default();
+            run.tally.count(ended);
+            run.end = run.end.max(received.offset() + 1);
+            run.expired |= batch.held_until.is_some() && matches!(ended, Outcome::Decided(Decision::Suppressed { cause: None, .. }));
+            if number % 256 == 255 {
+                transaction.serve();
+            }
+        }
+        self.count(&runs, unknown_business);
+        let topic_id = self.view.topic_id();
+        for (partition, run) in &runs {
+            let first = batch.first.get(partition).copied().unwrap_or(run.end);
+            let at = DecidedAt {
+                as_of: &as_of,
+                rules_version: &self.rules_version,
+                opt_outs_topic_id: &topic_id,
+                held_until: batch.held_until.filter(|_| run.expired),
+            };
+            let key = format!("{}-{}", partition.0, partition.1);
+            let topic = &self.config.topics.decisions;
+            transaction.produce(&Produce {
+                topic: topic.clone(),
+                partition: self.layout.partition_of(topic, key.as_bytes()),
+                key: Some(key.into_bytes()),
+                value: Some(block(partition, first, run.end, &run.tally, &at).encode_to_vec()),
+                headers: Vec::new(),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, _deadline: Instant) -> Result<(), EdgeError> {
+        Ok(())
+    }
+
+    fn start_again(&mut self) -> Result<(), EdgeError> {
+        Ok(())
+    }
+
+    fn may_leave_hold(&mut self, received: &Received<'_>, now: Timestamp) -> bool {
+        let mut headers = Vec::new();
+        received.headers(&mut headers);
+        let prepared = self.filter.prepare(&received.record(&headers), &mut Vec::new());
+        Filter::may_leave_hold(&prepared, now)
+    }
+}

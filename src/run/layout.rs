@@ -1,0 +1,166 @@
+//! The topics as they are when the process starts: what must exist, how many partitions each has, what each takes.
+
+use super::status::{Status, Unready};
+use super::stop::Stop;
+use crate::config::{Config, Verb};
+use crate::kafka::EdgeError;
+use crate::kafka::admin::Admin;
+use crate::record::TopicName;
+use crate::wire::partition::partition_for;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// Partition counts and record limits of all topics in use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    topics: BTreeMap<TopicName, TopicLayout>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct TopicLayout {
+    partitions: u32,
+    max_record_bytes: u64,
+}
+
+/// Kafka's default of `max.message.bytes`: for brokers that do not tell.
+const DEFAULT_MAX_RECORD_BYTES: u64 = 1_048_588;
+/// What a record takes in its batch beside key, value and headers.
+const RECORD_OVERHEAD_BYTES: u64 = 128;
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// The name of this part in `/readyz`.
+pub const PART: &str = "topics";
+
+/// Why the process must not start on these topics.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    #[error("the topics are not as they must be:\n  - {}", .0.join("\n  - "))]
+    Topics(Vec<String>),
+    #[error(transparent)]
+    Edge(#[from] EdgeError),
+}
+
+impl Layout {
+    /// Waits until all topics of the verb exist, and looks at them. `None` where the process stops before.
+    pub fn wait(config: &Config, verb: Verb, status: &Status, stop: &Stop) -> Result<Option<Self>, Refusal> {
+        let admin = Admin::new(&config.connection, QUERY_TIMEOUT)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+            Refusal::Topics(vec![format!("no runtime for administrative calls: {error}")])
+        })?;
+        while !stop.is_asked() {
+            match admin.cluster() {
+                Err(error @ EdgeError::Stop(_)) => return Err(error.into()),
+                Err(_) => status.unready(PART, Unready::NoBroker { bootstrap: config.connection.bootstrap.clone() }),
+                Ok((_, existing)) => {
+                    let missing: BTreeSet<String> =
+                        needed(config, verb).into_iter().filter(|topic| !existing.contains_key(&***topic)).map(ToString::to_string).collect();
+                    if missing.is_empty() {
+                        let layout = runtime.block_on(look(config, verb, &admin, &existing))?;
+                        status.ready(PART);
+                        return Ok(Some(layout));
+                    }
+                    status.unready(PART, Unready::MissingTopics { topics: missing.into_iter().collect() });
+                }
+            }
+            stop.sleep(RETRY_AFTER);
+        }
+        Ok(None)
+    }
+
+    /// Number of partitions of a topic that was looked at.
+    pub fn partitions(&self, topic: &TopicName) -> u32 {
+        self.topics.get(topic).map_or(1, |layout| layout.partitions)
+    }
+
+    /// The partition of a key of stopgate's own making.
+    pub fn partition_of(&self, topic: &TopicName, key: &[u8]) -> u32 {
+        partition_for(key, self.partitions(topic))
+    }
+
+    /// Whether a record of so many bytes (key, value, headers) fits the topic.
+    pub fn fits(&self, topic: &TopicName, bytes: u64) -> bool {
+        let max = self.topics.get(topic).map_or(DEFAULT_MAX_RECORD_BYTES, |layout| layout.max_record_bytes);
+        bytes + RECORD_OVERHEAD_BYTES <= max
+    }
+
+    /// The largest record that any topic takes: what the client must let through.
+    pub fn max_record_bytes(&self) -> u64 {
+        self.topics.values().map(|layout| layout.max_record_bytes).max().unwrap_or(DEFAULT_MAX_RECORD_BYTES)
+    }
+}
+
+/// The topics that a verb reads or writes.
+fn needed(config: &Config, verb: Verb) -> Vec<&TopicName> {
+    let topics = &config.topics;
+    let mut needed = vec![&topics.opt_outs, &topics.dead_letters];
+    if verb.detects() {
+        needed.extend(config.inbound.iter().map(|(topic, _)| topic));
+        needed.extend([&topics.replies, &topics.reviews]);
+    }
+    if verb.filters() {
+        needed.extend(config.sends.iter().flat_map(|sends| [&sends.input.name, &sends.allowed, &sends.suppressed]));
+        needed.push(&topics.decisions);
+    }
+    needed
+}
+
+async fn look(config: &Config, verb: Verb, admin: &Admin, existing: &BTreeMap<String, u32>) -> Result<Layout, Refusal> {
+    let mut layout = Layout::default();
+    let mut problems = Vec::new();
+    for topic in needed(config, verb) {
+        let settings = match admin.settings(topic).await {
+            Ok(settings) => settings,
+            // A broker that does not tell, or a principal without the right to ask: the defaults are assumed.
+            Err(error) => {
+                tracing::debug!(%topic, %error, "the settings of a topic are not known");
+                BTreeMap::new()
+            }
+        };
+        if *topic == config.topics.opt_outs
+            && let Some(policy) = settings.get("cleanup.policy").filter(|policy| *policy != "compact")
+        {
+            problems.push(format!(
+                "{topic} has cleanup.policy={policy}: opt-outs would be deleted; run `kafka-configs --bootstrap-server {} --alter \
+                 --entity-type topics --entity-name {topic} --add-config cleanup.policy=compact`",
+                config.connection.bootstrap
+            ));
+        }
+        let max_record_bytes = settings.get("max.message.bytes").and_then(|bytes| bytes.parse().ok()).unwrap_or(DEFAULT_MAX_RECORD_BYTES);
+        let partitions = existing.get(&**topic).copied().unwrap_or_default();
+        layout.topics.insert(topic.clone(), TopicLayout { partitions, max_record_bytes });
+    }
+    if verb.filters() {
+        for sends in &config.sends {
+            let input = layout.partitions(&sends.input.name);
+            for output in [&sends.allowed, &sends.suppressed] {
+                let count = layout.partitions(output);
+                if count != input {
+                    problems.push(format!(
+                        "{output} has {count} partitions and {} has {input}: they must be equal; run `kafka-topics --bootstrap-server {} \
+                         --alter --topic {} --partitions {}`",
+                        sends.input.name,
+                        config.connection.bootstrap,
+                        if count < input { output } else { &sends.input.name },
+                        count.max(input)
+                    ));
+                }
+            }
+        }
+    }
+    if problems.is_empty() { Ok(layout) } else { Err(Refusal::Topics(problems)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_topic_takes_counts_the_overhead_of_a_record() {
+        let topic: TopicName = "t".into();
+        let topics = [(topic.clone(), TopicLayout { partitions: 3, max_record_bytes: 1000 })].into();
+        let layout = Layout { topics };
+        assert!(layout.fits(&topic, 872));
+        assert!(!layout.fits(&topic, 873));
+        assert_eq!(layout.partitions(&topic), 3);
+    }
+}

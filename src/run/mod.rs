@@ -1,0 +1,14 @@
+//! Where things happen: threads are started, time is read, outcomes are counted and logged.
+
+pub mod detect;
+pub mod fence;
+pub mod filter;
+pub mod follow;
+pub mod http;
+pub mod layout;
+mod outcome;
+pub mod service;
+pub mod status;
+pub mod stop;
+pub mod view;
+pub mod worker;

@@ -1,0 +1,295 @@
+//! `run`, `detect`, `filter`: builds a verb's parts, starts them, watches them, drains them.
+
+use super::detect::DetectStage;
+use super::fence::Fence;
+use super::filter::FilterStage;
+use super::follow::{self, Follow};
+use super::http;
+use super::layout::{Layout, Refusal};
+use super::status::{Status, Unready};
+use super::stop::Stop;
+use super::view::SharedView;
+use super::worker::{Setup, Stage};
+use crate::config::{Config, FenceLevel, Verb};
+use crate::domain::classify::Lexicon;
+use crate::domain::suppression::PrintKey;
+use crate::kafka::EdgeError;
+use crate::metrics::Metrics;
+use crate::record::TopicName;
+use crate::stage::detect::DetectRules;
+use crate::stage::worker::{Fencing, Pace};
+use crate::wire::lexicon;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How the service ended badly.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// It must not start like this: exit code 2.
+    #[error("{0}")]
+    Refused(String),
+    /// It could not go on: exit code 1.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<EdgeError> for Failure {
+    fn from(error: EdgeError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Topics(_) => Self::Refused(refusal.to_string()),
+            Refusal::Edge(error) => error.into(),
+        }
+    }
+}
+
+const PACE: Pace = Pace {
+    fencing: Fencing::EveryBatch,
+    commits_idle_positions: false,
+    transaction_ms: 100,
+    fence_patience_ms: 2000,
+    hold_retry_ms: 200,
+    idle_wait_ms: 50,
+};
+
+/// A thread and the name by which its end is told.
+struct Threads {
+    ended: mpsc::Sender<(String, Result<(), EdgeError>)>,
+    running: usize,
+}
+
+impl Threads {
+    fn start(&mut self, name: String, work: impl FnOnce() -> Result<(), EdgeError> + Send + 'static) -> Result<(), Failure> {
+        let ended = self.ended.clone();
+        let told = name.clone();
+        let body = move || {
+            // A panic is a broken invariant. It is told like any other end, and the process stops.
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            let result = result.unwrap_or_else(|_| Err(EdgeError::timed_out("a thread panicked")));
+            drop(ended.send((told, result))); // nobody listens any more once the process ends
+        };
+        thread::Builder::new().name(name).spawn(body).map_err(|error| Failure::Failed(format!("no thread: {error}")))?;
+        self.running += 1;
+        Ok(())
+    }
+}
+
+/// Everything that the parts share.
+#[derive(Clone)]
+struct Parts {
+    config: Arc<Config>,
+    view: Arc<SharedView>,
+    status: Arc<Status>,
+    metrics: Arc<Metrics>,
+    lexicon: Arc<Lexicon>,
+    rules_version: String,
+    stop: Stop,
+}
+
+/// Runs a verb until `stop` is asked or something fails.
+pub fn run(config: Config, verb: Verb, stop: &Stop) -> Result<(), Failure> {
+    let listener = match config.http {
+        None => None,
+        Some(address) => Some(http::bind(address).map_err(|error| {
+            Failure::Refused(format!("http: {address} cannot be taken: {error}; give another --http ADDR:PORT, or --http off and --instance NAME"))
+        })?),
+    };
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let lexicon = Arc::new(lexicon::builtin());
+    let rules_version = config.rules_version(lexicon.version());
+    let parts = Parts {
+        config: Arc::new(config),
+        view: Arc::new(SharedView::new(random_print_key())),
+        status: Arc::new(Status::new(&[follow::PART])),
+        metrics: Arc::new(Metrics::new()),
+        lexicon,
+        rules_version,
+        stop: stop.clone(),
+    };
+    let (ended, ends) = mpsc::channel();
+    let mut threads = Threads { ended, running: 0 };
+    if let Some(listener) = listener {
+        let (status, metrics, stop) = (parts.status.clone(), parts.metrics.clone(), parts.stop.clone());
+        thread::Builder::new()
+            .name("http".into())
+            .spawn(move || {
+                if let Err(error) = http::serve(listener, status, metrics, &stop) {
+                    tracing::error!(%error, "the HTTP server ended");
+                }
+            })
+            .map_err(|error| Failure::Failed(format!("no thread: {error}")))?;
+    }
+    tracing::info!(instance = %parts.config.instance, rules = %parts.rules_version, "starting");
+    let result = start(&parts, verb, &mut threads).and_then(|()| watch(&parts, verb, &ends, &mut threads));
+    parts.stop.ask();
+    parts.status.unready("process", Unready::Stopping);
+    drain(&ends, threads.running);
+    result
+}
+
+/// Starts the parts in the order in which they need each other: topics, view, workers.
+fn start(parts: &Parts, verb: Verb, threads: &mut Threads) -> Result<(), Failure> {
+    let Some(layout) = Layout::wait(&parts.config, verb, &parts.status, &parts.stop)? else { return Ok(()) };
+    let layout = Arc::new(layout);
+    let follow = Follow {
+        config: parts.config.clone(),
+        view: parts.view.clone(),
+        status: parts.status.clone(),
+        metrics: parts.metrics.clone(),
+        stop: parts.stop.clone(),
+    };
+    threads.start("view".into(), move || follow.run())?;
+    // No group is joined before the view holds the opt-outs topic: nothing would be decided, and partitions would move
+    // to a member that cannot serve them.
+    while parts.metrics.restored.get() == 0 {
+        if parts.stop.is_asked() {
+            return Ok(());
+        }
+        parts.stop.sleep(Duration::from_millis(5));
+    }
+    if verb.detects() {
+        for worker in 0..parts.config.workers {
+            let rules = detect_rules(parts);
+            let fence = Fence::new(&parts.config, FenceLevel::OptOuts, parts.view.clone(), parts.metrics.clone())?;
+            let (config, metrics) = (parts.config.clone(), parts.metrics.clone());
+            let stage = DetectStage::new(config, layout.clone(), parts.view.clone(), fence, rules, metrics)?;
+            let pace = Pace { fencing: Fencing::AfterChange, commits_idle_positions: true, ..PACE };
+            let topics = parts.config.inbound.iter().map(|(topic, _)| topic.clone()).collect();
+            start_worker(parts, threads, &layout, &parts.config.detect_group, worker.to_string(), topics, pace, stage)?;
+        }
+    }
+    if verb.filters() {
+        let of_kind = |exempt_only: bool| -> Vec<TopicName> {
+            let sends = parts.config.sends.iter().filter(|sends| sends.input.exempt_only == exempt_only);
+            sends.map(|sends| sends.input.name.clone()).collect()
+        };
+        let filter = |fence| {
+            let (config, view, metrics) = (parts.config.clone(), parts.view.clone(), parts.metrics.clone());
+            FilterStage::new(config, layout.clone(), view, fence, parts.rules_version.clone(), metrics)
+        };
+        let group = &parts.config.filter_group;
+        for worker in 0..parts.config.workers {
+            if !of_kind(false).is_empty() {
+                let fence = Fence::new(&parts.config, parts.config.fence, parts.view.clone(), parts.metrics.clone())?;
+                start_worker(parts, threads, &layout, group, worker.to_string(), of_kind(false), PACE, filter(Some(fence)))?;
+            }
+            if !of_kind(true).is_empty() {
+                let pace = Pace { fencing: Fencing::Never, ..PACE };
+                start_worker(parts, threads, &layout, group, format!("exempt-{worker}"), of_kind(true), pace, filter(None))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn detect_rules(parts: &Parts) -> DetectRules {
+    DetectRules {
+        lexicon: parts.lexicon.clone(),
+        businesses: parts.config.businesses.clone(),
+        formats: parts.config.inbound.clone(),
+        policy: parts.config.policy.clone(),
+        policies: parts.config.policies.clone(),
+        rules_version: parts.rules_version.clone(),
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "one call for each part of a worker's identity reads better than a struct used once")]
+fn start_worker<S: Stage + Send + 'static>(
+    parts: &Parts,
+    threads: &mut Threads,
+    layout: &Layout,
+    group: &str,
+    worker: String,
+    topics: Vec<TopicName>,
+    pace: Pace,
+    stage: S,
+) -> Result<(), Failure> {
+    let setup = Setup {
+        connection: parts.config.connection.clone(),
+        group: group.to_owned(),
+        member: format!("{}-{worker}", parts.config.instance),
+        topics,
+        pace,
+        max_record_bytes: layout.max_record_bytes(),
+        status: parts.status.clone(),
+        metrics: parts.metrics.clone(),
+        stop: parts.stop.clone(),
+    };
+    threads.start(format!("{}-{worker}", S::NAME), move || setup.run(stage))
+}
+
+/// Waits for the wish to stop, or for a thread that ends without it.
+fn watch(parts: &Parts, verb: Verb, ends: &mpsc::Receiver<(String, Result<(), EdgeError>)>, threads: &mut Threads) -> Result<(), Failure> {
+    let began = unix_seconds();
+    while !parts.stop.is_asked() {
+        if verb.detects() {
+            raise_silence_alarm(parts, began);
+        }
+        match ends.recv_timeout(Duration::from_millis(100)) {
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Err(Failure::Failed("all threads have ended".to_owned())),
+            Ok((name, result)) => {
+                threads.running -= 1;
+                if parts.stop.is_asked() {
+                    continue;
+                }
+                parts.status.dead();
+                let why = result.err().map_or_else(|| "it ended by itself".to_owned(), |error| error.to_string());
+                return Err(Failure::Failed(format!("thread {name} ended: {why}")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where no inbound record has come for so long, opt-outs may be missing: ingestion is down, or a topic is misspelt.
+fn raise_silence_alarm(parts: &Parts, began: i64) {
+    let minutes = i64::try_from(parts.config.silence_alarm_minutes).unwrap_or(i64::MAX);
+    if minutes == 0 {
+        return;
+    }
+    let newest = parts.metrics.inbound_newest_timestamp_seconds.get().max(began);
+    let silent = unix_seconds().saturating_sub(newest) > minutes.saturating_mul(60);
+    if silent && parts.metrics.silence_alarm.get() == 0 {
+        tracing::warn!(minutes, "no inbound record has come for longer than silence_alarm_minutes");
+    }
+    parts.metrics.silence_alarm.set(i64::from(silent));
+}
+
+fn unix_seconds() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
+}
+
+/// Waits for the threads, but not for ever: what hangs is left behind and nothing of it is committed.
+fn drain(ends: &mpsc::Receiver<(String, Result<(), EdgeError>)>, running: usize) {
+    let deadline = Instant::now() + Duration::from_millis(9500);
+    for _ in 0..running {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match ends.recv_timeout(left) {
+            Ok((name, Err(error))) => tracing::warn!(thread = %name, %error, "ended"),
+            Ok((name, Ok(()))) => tracing::debug!(thread = %name, "ended"),
+            Err(_) => {
+                tracing::warn!("some threads did not end in time");
+                return;
+            }
+        }
+    }
+    tracing::info!("stopped");
+}
+
+/// A key that nobody can guess: addresses that collide cannot be crafted.
+fn random_print_key() -> PrintKey {
+    // Each `RandomState` holds keys from the system's random source.
+    let random = || RandomState::new().hash_one(0_u64);
+    PrintKey(random(), random())
+}

@@ -1,0 +1,432 @@
+//! The thread that carries out what the worker's state machine says: it owns a member, a producer and a transaction.
+
+use super::fence::Waiting;
+use super::status::{Status, Unready};
+use super::stop::Stop;
+use crate::domain::time::Timestamp;
+use crate::kafka::group::{GroupConsumer, Met, Received, Start, bounds};
+use crate::kafka::offsets::OffsetsClient;
+use crate::kafka::producer::TransactionalProducer;
+use crate::kafka::{Connection, EdgeError};
+use crate::metrics::{self, Metrics};
+use crate::record::{TopicName, TopicPartition};
+use crate::stage::worker::{Pace, Step, Trouble, Worker};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// What a stage does with records, in a worker's hands.
+pub trait Stage {
+    /// The word in metrics and headers.
+    const NAME: &'static str;
+
+    /// Asks the fence, waiting at most so long.
+    fn fence(&mut self, patience: Duration) -> Result<(), Waiting>;
+
+    /// Decides a batch at one position of the view and hands what follows to the producers, in an open transaction.
+    fn decide(&mut self, batch: &Batch<'_>, transaction: &TransactionalProducer) -> Result<(), EdgeError>;
+
+    /// Waits until all that must be durable before the transaction is, or until the deadline.
+    fn settle(&mut self, deadline: Instant) -> Result<(), EdgeError>;
+
+    /// Forgets what was decided and not committed: it will be decided again.
+    fn start_again(&mut self) -> Result<(), EdgeError>;
+
+    /// Whether a held record may leave before the fence opens.
+    fn may_leave_hold(&mut self, received: &Received<'_>, now: Timestamp) -> bool;
+}
+
+/// Records to be decided together.
+pub struct Batch<'a> {
+    pub records: &'a [Received<'a>],
+    /// Where each partition's run begins: the offset after the last decided one.
+    pub first: BTreeMap<TopicPartition, u64>,
+    /// The time, where the records were held.
+    pub held_until: Option<Timestamp>,
+}
+
+/// How a worker presents itself to Kafka, and what it reports to.
+pub struct Setup {
+    pub connection: Connection,
+    pub group: String,
+    /// `group.instance.id`; with the group it makes the `transactional.id`.
+    pub member: String,
+    pub topics: Vec<TopicName>,
+    pub pace: Pace,
+    pub max_record_bytes: u64,
+    pub status: Arc<Status>,
+    pub metrics: Arc<Metrics>,
+    pub stop: Stop,
+}
+
+/// Most records received before they are decided.
+const BATCH: usize = 4096;
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
+/// A commit that takes longer than the transaction may live is lost anyway.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+/// From the wish to stop to the end: what cannot be committed by then is left to the successor.
+const DRAIN: Duration = Duration::from_secs(8);
+
+impl Setup {
+    /// Runs a stage until the process stops. An error means that nothing but a new process can help.
+    pub fn run<S: Stage>(&self, mut stage: S) -> Result<(), EdgeError> {
+        let offsets = OffsetsClient::new(&self.connection, &self.group)?;
+        let Some(producer) = self.new_producer()? else { return Ok(()) };
+        let group = GroupConsumer::new(&self.connection, &self.group, &self.member, &self.topics)?;
+        let mut thread = Thread {
+            setup: self,
+            group: &group,
+            offsets: &offsets,
+            producer,
+            machine: Worker::new(self.pace),
+            pending: Vec::new(),
+            held: false,
+            stuck: BTreeSet::new(),
+            began: Instant::now(),
+            part: format!("{} worker {}", S::NAME, self.member),
+        };
+        let result = thread.turn_until_stopped(&mut stage);
+        thread.pending.clear();
+        result
+    }
+
+    /// A producer whose predecessor is fenced; `None` where the process stops before the brokers answer.
+    fn new_producer(&self) -> Result<Option<TransactionalProducer>, EdgeError> {
+        let id = format!("{}-{}", self.group, self.member);
+        while !self.stop.is_asked() {
+            match TransactionalProducer::new(&self.connection, &id, self.max_record_bytes, QUERY_TIMEOUT) {
+                Ok(producer) => return Ok(Some(producer)),
+                Err(error @ EdgeError::Stop(_)) => return Err(error),
+                Err(error @ (EdgeError::Retriable(_) | EdgeError::Abort(_) | EdgeError::Renew(_))) => {
+                    tracing::info!(member = %self.member, %error, "waiting for a producer");
+                    self.stop.sleep(RETRY_AFTER);
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+struct Thread<'g> {
+    setup: &'g Setup,
+    group: &'g GroupConsumer,
+    offsets: &'g OffsetsClient,
+    producer: TransactionalProducer,
+    machine: Worker,
+    /// Received and not decided.
+    pending: Vec<Received<'g>>,
+    /// What is pending was held: expired sends are told from others by the clock.
+    held: bool,
+    /// Partitions whose position lies outside of their log.
+    stuck: BTreeSet<TopicPartition>,
+    began: Instant,
+    /// The name of this worker in `/readyz`.
+    part: String,
+}
+
+impl<'g> Thread<'g> {
+    fn turn_until_stopped<S: Stage>(&mut self, stage: &mut S) -> Result<(), EdgeError> {
+        let mut drain_until: Option<Instant> = None;
+        loop {
+            if self.setup.stop.is_asked() {
+                let until = *drain_until.get_or_insert_with(|| Instant::now() + DRAIN);
+                if Instant::now() >= until {
+                    tracing::warn!(part = %self.part, "stopping without the last commit: the successor decides those records again");
+                    return Ok(());
+                }
+                self.machine.stop();
+            }
+            while let Some(asked) = self.group.asked() {
+                self.machine.asked(asked);
+            }
+            match self.machine.next(self.now_ms()) {
+                Step::Receive { wait_ms } => self.receive(Duration::from_millis(wait_ms))?,
+                Step::Fence { patience_ms } => self.fence(stage, Duration::from_millis(patience_ms)),
+                Step::Decide => self.decide(stage)?,
+                Step::Expire => self.expire(stage)?,
+                Step::Commit => self.commit(stage)?,
+                Step::Abort => self.abort(stage)?,
+                Step::Renew => self.renew(stage)?,
+                Step::Take(partitions) => self.take(&partitions)?,
+                Step::Give(partitions) => {
+                    self.pending.retain(|received| !partitions.contains(&(received.topic().clone(), received.partition())));
+                    self.stuck.retain(|partition| !partitions.contains(partition));
+                    self.tell_stuck();
+                    self.group.give(&partitions)?;
+                    self.machine.given(!self.pending.is_empty());
+                }
+                Step::Pause => {
+                    self.group.pause(&self.owned())?;
+                    self.held = true;
+                    self.machine.paused();
+                    self.setup.metrics.holding_workers.inc();
+                }
+                Step::Resume => {
+                    self.group.resume(&self.owned())?;
+                    self.machine.resumed();
+                    self.setup.metrics.holding_workers.dec();
+                    self.setup.status.ready(&self.part);
+                }
+                Step::Stop => return Ok(()),
+            }
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+
+    fn owned(&self) -> Vec<TopicPartition> {
+        self.machine.partitions().cloned().collect()
+    }
+
+    fn receive(&mut self, wait: Duration) -> Result<(), EdgeError> {
+        let before = self.pending.len();
+        self.producer.serve();
+        if self.group.receive(wait, before + BATCH, &mut self.pending)? == Met::OutOfRange {
+            self.find_stuck();
+        }
+        let received = self.pending.len() - before;
+        self.machine.received(received > 0, received == BATCH);
+        if self.pending.is_empty() && self.setup.pace.commits_idle_positions {
+            self.machine.read_up_to(&self.group.positions()?);
+        }
+        Ok(())
+    }
+
+    fn fence<S: Stage>(&mut self, stage: &mut S, patience: Duration) {
+        let was_holding = self.machine.is_holding();
+        match stage.fence(patience) {
+            Ok(()) => self.machine.fenced(true, self.now_ms()),
+            Err(waiting) => {
+                self.machine.fenced(false, self.now_ms());
+                if self.machine.is_holding() {
+                    if !was_holding {
+                        self.setup.metrics.holds.get_or_create(&metrics::Reason { reason: waiting.as_str() }).inc();
+                    }
+                    self.setup.status.unready(&self.part, Unready::Holding { why: waiting.to_string() });
+                }
+            }
+        }
+    }
+
+    fn decide<S: Stage>(&mut self, stage: &mut S) -> Result<(), EdgeError> {
+        let pending = std::mem::take(&mut self.pending);
+        let held_until = self.held.then(now);
+        let decided = self.decide_records(stage, &pending, held_until)?;
+        self.held = false;
+        if let Some(next) = decided {
+            self.machine.decided(&next, self.now_ms());
+        }
+        Ok(())
+    }
+
+    /// Decides records within a transaction; `None` where that went wrong and the machine knows.
+    fn decide_records<S: Stage>(
+        &mut self,
+        stage: &mut S,
+        records: &[Received<'g>],
+        held_until: Option<Timestamp>,
+    ) -> Result<Option<BTreeMap<TopicPartition, u64>>, EdgeError> {
+        let mut next: BTreeMap<TopicPartition, u64> = BTreeMap::new();
+        for received in records {
+            // Runs of one partition are the rule: the map is asked once a record, and grows once a partition.
+            let after = received.offset() + 1;
+            match next.get_mut(&(received.topic().clone(), received.partition())) {
+                Some(next) => *next = after.max(*next),
+                None => {
+                    next.insert((received.topic().clone(), received.partition()), after);
+                }
+            }
+        }
+        let first = next.keys().filter_map(|partition| Some((partition.clone(), self.machine.decided_up_to(partition)?))).collect();
+        let result = self.begin_if_needed().and_then(|()| stage.decide(&Batch { records, first, held_until }, &self.producer));
+        match result {
+            Ok(()) => Ok(Some(next)),
+            Err(error) => self.trouble(error).map(|()| None),
+        }
+    }
+
+    fn begin_if_needed(&self) -> Result<(), EdgeError> {
+        if self.machine.is_open() { Ok(()) } else { self.producer.begin() }
+    }
+
+    /// While holding: the longest head of each partition's records that may leave does.
+    fn expire<S: Stage>(&mut self, stage: &mut S) -> Result<(), EdgeError> {
+        let now = now();
+        let mut stays: BTreeSet<TopicPartition> = BTreeSet::new();
+        let (mut leaving, mut left) = (Vec::new(), Vec::new());
+        for received in std::mem::take(&mut self.pending) {
+            let partition = (received.topic().clone(), received.partition());
+            if !stays.contains(&partition) && stage.may_leave_hold(&received, now) {
+                leaving.push(received);
+            } else {
+                stays.insert(partition);
+                left.push(received);
+            }
+        }
+        self.pending = left;
+        if leaving.is_empty() {
+            self.machine.expired(&BTreeMap::new(), !self.pending.is_empty(), self.now_ms());
+            return Ok(());
+        }
+        if let Some(next) = self.decide_records(stage, &leaving, Some(now))? {
+            self.machine.expired(&next, !self.pending.is_empty(), self.now_ms());
+        }
+        Ok(())
+    }
+
+    fn commit<S: Stage>(&mut self, stage: &mut S) -> Result<(), EdgeError> {
+        let began = Instant::now();
+        let positions = self.machine.uncommitted();
+        let result = self
+            .begin_if_needed()
+            .and_then(|()| stage.settle(began + COMMIT_TIMEOUT))
+            .and_then(|()| self.producer.commit(&positions, self.group, COMMIT_TIMEOUT));
+        self.count_transaction::<S>(if result.is_ok() { "committed" } else { "failed" });
+        match result {
+            Ok(()) => {
+                self.machine.committed();
+                let seconds = began.elapsed().as_secs_f64();
+                self.setup.metrics.transaction_seconds.get_or_create(&metrics::Stage { stage: S::NAME }).observe(seconds);
+                Ok(())
+            }
+            Err(error) => self.trouble(error),
+        }
+    }
+
+    fn abort<S: Stage>(&mut self, stage: &mut S) -> Result<(), EdgeError> {
+        self.count_transaction::<S>("aborted");
+        if let Err(error) = self.producer.abort(COMMIT_TIMEOUT) {
+            tracing::warn!(part = %self.part, %error, "the transaction could not be aborted: its producer is replaced");
+            self.machine.failed(Trouble::Renew);
+            return Ok(());
+        }
+        self.start_again(stage)?;
+        self.group.rewind(&self.machine.rewind_positions())?;
+        self.machine.aborted();
+        self.pause_again()
+    }
+
+    fn renew<S: Stage>(&mut self, stage: &mut S) -> Result<(), EdgeError> {
+        self.count_transaction::<S>("renewed");
+        match self.setup.new_producer()? {
+            Some(producer) => self.producer = producer,
+            None => return Ok(()),
+        }
+        let partitions = self.owned();
+        // The new producer has fenced the old one: what the group says now is what was committed.
+        let committed = match self.group.committed(&partitions, QUERY_TIMEOUT) {
+            Ok(committed) => committed,
+            Err(error) => {
+                tracing::info!(part = %self.part, %error, "waiting for committed positions");
+                self.setup.stop.sleep(RETRY_AFTER);
+                return Ok(());
+            }
+        };
+        self.start_again(stage)?;
+        self.machine.renewed(&partitions.into_iter().zip(committed).collect());
+        self.group.rewind(&self.machine.rewind_positions())?;
+        self.pause_again()
+    }
+
+    fn start_again<S: Stage>(&mut self, stage: &mut S) -> Result<(), EdgeError> {
+        self.pending.clear();
+        stage.start_again()
+    }
+
+    fn pause_again(&self) -> Result<(), EdgeError> {
+        if self.machine.is_holding() { self.group.pause(&self.owned()) } else { Ok(()) }
+    }
+
+    fn take(&mut self, partitions: &[TopicPartition]) -> Result<(), EdgeError> {
+        let starts = match self.group.starts(partitions, self.offsets, QUERY_TIMEOUT) {
+            Ok(starts) => starts,
+            Err(error) => {
+                tracing::info!(part = %self.part, %error, "waiting for committed positions");
+                self.setup.stop.sleep(RETRY_AFTER);
+                return Ok(());
+            }
+        };
+        let (mut at, mut known) = (Vec::new(), Vec::new());
+        for (partition, start) in starts {
+            match start {
+                Start::Committed(offset) => {
+                    known.push((partition.clone(), offset, Some(offset)));
+                    at.push((partition, offset));
+                }
+                Start::Beginning(offset) => {
+                    known.push((partition.clone(), offset, None));
+                    at.push((partition, offset));
+                }
+                Start::OutOfRange { committed, beginning, end } => {
+                    let (topic, number) = &partition;
+                    tracing::error!(%topic, partition = number, committed, beginning, end, "the committed position lies outside of the log");
+                    self.stuck.insert(partition.clone());
+                    at.push((partition, end));
+                }
+            }
+        }
+        let paused: Vec<TopicPartition> = match self.machine.is_holding() {
+            true => partitions.to_vec(),
+            false => partitions.iter().filter(|partition| self.stuck.contains(*partition)).cloned().collect(),
+        };
+        self.group.take(&at, &paused)?;
+        self.machine.taken(&known);
+        self.tell_stuck();
+        Ok(())
+    }
+
+    /// Some position lies outside of its log: retention overtook a reader that was too slow or held too long.
+    fn find_stuck(&mut self) {
+        let owned = self.owned();
+        let Ok(bounds) = bounds(self.offsets, &owned, QUERY_TIMEOUT) else { return };
+        for partition in owned {
+            let Some((&(beginning, end), at)) = bounds.get(&partition).zip(self.machine.decided_up_to(&partition)) else { continue };
+            if !(beginning..=end).contains(&at) {
+                let (topic, number) = &partition;
+                tracing::error!(%topic, partition = number, position = at, beginning, end, "the position lies outside of the log");
+                self.machine.stuck(&partition);
+                self.stuck.insert(partition);
+            }
+        }
+        self.tell_stuck();
+    }
+
+    fn tell_stuck(&self) {
+        let part = format!("{} input", self.part);
+        self.setup.metrics.stuck_partitions.set(self.stuck.len() as i64);
+        if self.stuck.is_empty() {
+            self.setup.status.ready(&part);
+        } else {
+            let partitions = self.stuck.iter().map(|(topic, partition)| format!("{topic}-{partition}")).collect();
+            self.setup.status.unready(&part, Unready::OutOfRange { partitions });
+        }
+    }
+
+    /// Sorts an error by what must be done: the machine is told, or the process ends.
+    fn trouble(&mut self, error: EdgeError) -> Result<(), EdgeError> {
+        match error {
+            EdgeError::Retriable(_) | EdgeError::Abort(_) => {
+                tracing::warn!(part = %self.part, %error, "the transaction is aborted");
+                self.machine.failed(Trouble::Abort);
+            }
+            EdgeError::Renew(_) => {
+                tracing::warn!(part = %self.part, %error, "the producer is replaced");
+                self.machine.failed(Trouble::Renew);
+            }
+            EdgeError::Stop(_) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn count_transaction<S: Stage>(&self, result: &'static str) {
+        self.setup.metrics.transactions.get_or_create(&metrics::StageResult { stage: S::NAME, result }).inc();
+    }
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).ok().and_then(Timestamp::from_millis).unwrap_or(Timestamp::EPOCH)
+}

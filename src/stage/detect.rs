@@ -1,0 +1,578 @@
+//! Stage 1: inbound record → consent records, replies, reviews, dead letters.
+//!
+//! In two halves. [`Detector::read`] follows from the record and the rules alone: what each message asks for, and the
+//! evidence. [`Ledger::answer`] compares that with the view and with what this worker has written and the view has not
+//! applied yet; only `changed_state`, replies and reviews depend on it.
+
+use crate::domain::business::Businesses;
+use crate::domain::classify::{self, Button, Class, Confidence, Lexicon, Scope};
+use crate::domain::consent::{Act, ConsentState, Position, Source, safe_time};
+use crate::domain::decide::{Question, Standing};
+use crate::domain::identity::{Identities, Identity};
+use crate::domain::key::{Channel, ConsentKey, Subject};
+use crate::domain::message::{Content, InboundMessage, Preference};
+use crate::domain::reply::{self, ReplyKind};
+use crate::domain::suppression::{PersonPrint, SlotPrint};
+use crate::domain::time::Timestamp;
+use crate::domain::view::ConsentView;
+use crate::record::{Coordinates, Record, TopicName};
+use crate::wire::inbound::{self, InboundFormat};
+use crate::wire::{DecodeError, consent, proto};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// How much of a message the evidence keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Excerpt {
+    /// All of it, up to a bound.
+    Full,
+    /// The matched words and a little around them.
+    Around,
+    /// Nothing: the rule and the span must do.
+    None,
+}
+
+/// What a business wants done with what is detected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// An opt-out on one channel counts on all.
+    pub cross_channel: bool,
+    /// Transitions are confirmed and help is given.
+    pub confirmations: bool,
+    /// An ambiguous message suppresses until a person has judged it.
+    pub review_suppresses: bool,
+    pub excerpt: Excerpt,
+    /// How long reviewers have.
+    pub review_deadline_ms: i64,
+}
+
+/// What detection rests on beside the view.
+#[derive(Clone)]
+pub struct DetectRules {
+    pub lexicon: Arc<Lexicon>,
+    pub businesses: Arc<Businesses>,
+    pub formats: Vec<(TopicName, InboundFormat)>,
+    pub policy: Policy,
+    /// Policies of businesses that differ, by resolved name.
+    pub policies: BTreeMap<String, Policy>,
+    pub rules_version: String,
+}
+
+/// What a message asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Wish {
+    OptOut(Subject),
+    OptIn(Subject),
+    Help,
+    Review,
+    /// The sender is known under these identities now.
+    Moved(Identities),
+}
+
+/// One message that asks for something, and all that can be said of it without the view.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finding {
+    wish: Wish,
+    business: Box<str>,
+    /// The channel on which it counts: the message's own, or all.
+    channel: Channel,
+    /// The channel on which it came, and on which it is answered.
+    arrived_on: Channel,
+    sender: Identities,
+    occurred_at: Timestamp,
+    recorded: Option<Timestamp>,
+    source: Source,
+    coordinates: Coordinates,
+    cause: proto::ConsentCause,
+    evidence: proto::Evidence,
+    /// The words themselves, for reviewers.
+    text: String,
+    /// A person wrote and the provider has not answered: replies are due.
+    answerable: bool,
+}
+
+/// Everything that one record held.
+#[derive(Debug, Default, PartialEq)]
+pub struct Read {
+    pub findings: Vec<Finding>,
+    /// The class of every readable message, findings included.
+    pub classes: Vec<Class>,
+    /// What could not be read: `None` for the whole record, else the index within its body.
+    pub failures: Vec<(Option<u32>, DecodeError)>,
+}
+
+/// Reads messages: the half of detection that follows from the bytes and the rules alone.
+pub struct Detector {
+    rules: DetectRules,
+}
+
+impl Detector {
+    /// A detector under these rules.
+    pub fn new(rules: DetectRules) -> Self {
+        Self { rules }
+    }
+
+    /// The rules.
+    pub fn rules(&self) -> &DetectRules {
+        &self.rules
+    }
+
+    /// Reads a record.
+    pub fn read(&self, record: &Record<'_>) -> Read {
+        let mut read = Read::default();
+        let Some((_, format)) = self.rules.formats.iter().find(|(topic, _)| topic == record.topic) else {
+            read.failures.push((None, DecodeError::UnknownShape));
+            return read;
+        };
+        let decoded = match inbound::decode(record, format) {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                read.failures.push((None, error));
+                return read;
+            }
+        };
+        read.failures = decoded.failures.into_iter().map(|(index, error)| (Some(index), error)).collect();
+        for message in decoded.messages {
+            let index = message.index;
+            match self.understand(record, message) {
+                Ok((class, finding)) => {
+                    read.classes.push(class);
+                    read.findings.extend(finding);
+                }
+                Err(error) => read.failures.push((Some(index), error)),
+            }
+        }
+        read
+    }
+
+    fn understand(&self, record: &Record<'_>, message: InboundMessage) -> Result<(Class, Option<Finding>), DecodeError> {
+        let mut answerable = !message.confirmed_by_provider;
+        let mut evidence = proto::Evidence::default();
+        let (class, wish, cause, text) = match message.content {
+            Content::Nothing => return Ok((Class::None, None)),
+            Content::Text { text, edited } => {
+                let (class, wish, cause) = self.classify(Some(&text), None, &mut evidence);
+                // An edit may ask to stop; it never undoes a stop.
+                let wish = wish.filter(|wish| !(edited && matches!(wish, Wish::OptIn(_))));
+                (class, wish, cause, text)
+            }
+            Content::Button { payload, title } => {
+                let button = Button { payload: payload.as_deref(), title: title.as_deref() };
+                let (class, wish, _) = self.classify(None, Some(button), &mut evidence);
+                (class, wish, proto::ConsentCause::Button, title.or(payload).unwrap_or_default())
+            }
+            Content::Preference(preference) => {
+                answerable = false;
+                let (class, wish) = match preference {
+                    Preference::Stop => (Class::OptOut, Some(Wish::OptOut(Subject::Marketing))),
+                    Preference::Resume => (Class::OptIn, Some(Wish::OptIn(Subject::Marketing))),
+                    Preference::Help => (Class::Help, None),
+                };
+                "preference".clone_into(&mut evidence.rule);
+                (class, wish, proto::ConsentCause::ChannelPreference, String::new())
+            }
+            Content::ProviderOptOut => {
+                answerable = false;
+                "provider-error".clone_into(&mut evidence.rule);
+                (Class::OptOut, Some(Wish::OptOut(Subject::Marketing)), proto::ConsentCause::ProviderError, String::new())
+            }
+            Content::IdentityChange { now } => {
+                answerable = false;
+                (Class::None, Some(Wish::Moved(now)), proto::ConsentCause::IdentityChange, String::new())
+            }
+        };
+        let Some(wish) = wish else { return Ok((class, None)) };
+        let business = self.rules.businesses.of_message(&message.business.as_hints()).ok_or(DecodeError::NoBusiness)?;
+        let policy = self.policy(&business);
+        let state = match wish {
+            Wish::OptIn(_) => ConsentState::OptedIn,
+            Wish::OptOut(_) | Wish::Help | Wish::Review | Wish::Moved(_) => ConsentState::OptedOut,
+        };
+        let recorded = record.timestamp_ms.and_then(Timestamp::from_millis);
+        evidence.source = Some(proto::SourceCoordinates {
+            topic: record.topic.to_string(),
+            partition: record.partition,
+            offset: record.offset,
+            index: message.index,
+        });
+        evidence.provider_message_id = message.provider_message_id.unwrap_or_default();
+        evidence.receiving_number = message.business.number.unwrap_or_default();
+        evidence.lexicon_version = self.rules.lexicon.version().to_owned();
+        evidence.rules_version.clone_from(&self.rules.rules_version);
+        evidence.recorded_at_ms = recorded.map_or(0, Timestamp::millis);
+        evidence.excerpt = excerpt(&text, evidence.span_start, evidence.span_end, policy.excerpt);
+        let finding = Finding {
+            wish,
+            channel: if policy.cross_channel { Channel::Any } else { message.channel.clone() },
+            arrived_on: message.channel,
+            business,
+            sender: message.sender,
+            occurred_at: safe_time(state, message.occurred_at, recorded),
+            recorded,
+            source: Source::new(record.topic, record.partition, record.offset, message.index),
+            coordinates: record.coordinates(),
+            cause,
+            evidence,
+            text,
+            answerable,
+        };
+        Ok((class, Some(finding)))
+    }
+
+    fn classify(
+        &self,
+        text: Option<&str>,
+        button: Option<Button<'_>>,
+        evidence: &mut proto::Evidence,
+    ) -> (Class, Option<Wish>, proto::ConsentCause) {
+        let found = classify::classify(&self.rules.lexicon, &classify::Message { text, button, language: None });
+        let cause = match (found.class, found.confidence) {
+            (Class::Review, _) => proto::ConsentCause::Review,
+            (_, Confidence::Exact) => proto::ConsentCause::Keyword,
+            (_, Confidence::High | Confidence::Low) => proto::ConsentCause::Phrase,
+        };
+        evidence.rule = found.rule.to_string();
+        evidence.confidence = found.confidence.as_str().to_owned();
+        evidence.language = found.language.as_ref().map(ToString::to_string).unwrap_or_default();
+        if let Some(span) = found.span {
+            evidence.span_start = u32::try_from(span.start).unwrap_or(u32::MAX);
+            evidence.span_end = u32::try_from(span.end).unwrap_or(u32::MAX);
+        }
+        let subject = |unless_said: Subject| match found.scope {
+            None => unless_said,
+            Some(Scope::Marketing) => Subject::Marketing,
+            Some(Scope::All) => Subject::All,
+            Some(Scope::Program(ref id)) => Subject::program(id).unwrap_or(Subject::Marketing),
+        };
+        let wish = match found.class {
+            Class::OptOut => Some(Wish::OptOut(subject(Subject::Marketing))),
+            // A bare START brings everything back.
+            Class::OptIn => Some(Wish::OptIn(subject(Subject::All))),
+            Class::Help => Some(Wish::Help),
+            Class::Review => Some(Wish::Review),
+            Class::None => None,
+        };
+        (found.class, wish, cause)
+    }
+
+    fn policy(&self, business: &str) -> &Policy {
+        self.rules.policies.get(business).unwrap_or(&self.rules.policy)
+    }
+}
+
+/// Longest excerpt, in bytes, and how much of the text around the matched words a short one keeps.
+const FULL_EXCERPT_BYTES: usize = 4096;
+const AROUND_BYTES: usize = 60;
+
+fn excerpt(text: &str, start: u32, end: u32, policy: Excerpt) -> String {
+    let (start, end) = (start as usize, end as usize);
+    let (from, to) = match policy {
+        Excerpt::None => return String::new(),
+        Excerpt::Full => (0, FULL_EXCERPT_BYTES),
+        Excerpt::Around if end > start => (start.saturating_sub(AROUND_BYTES), end.saturating_add(AROUND_BYTES).min(start + FULL_EXCERPT_BYTES)),
+        Excerpt::Around => (0, 2 * AROUND_BYTES),
+    };
+    let floor = |at: usize| (0..=at.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+    text.get(floor(from)..floor(to)).unwrap_or_default().to_owned()
+}
+
+/// A consent record to be written, and the number by which its acknowledgement is known.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Consent {
+    pub number: usize,
+    pub key: ConsentKey,
+    pub act: Act,
+    pub record: proto::ConsentRecord,
+}
+
+/// What follows from one finding.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Answer {
+    pub consents: Vec<Consent>,
+    pub reply: Option<(ReplyKind, proto::ReplyRequest)>,
+    pub review: Option<proto::ReviewRequest>,
+}
+
+struct Written {
+    act: Act,
+    number: usize,
+    /// Where it lies, once acknowledged.
+    position: Option<Position>,
+    opted_in_by: Option<String>,
+}
+
+/// The acts that a worker has written and its view has not applied yet.
+#[derive(Default)]
+pub struct Overlay {
+    written: HashMap<(u64, u64), Written>,
+    next_number: usize,
+}
+
+impl Overlay {
+    /// A record was acknowledged.
+    pub fn acknowledged(&mut self, number: usize, position: Position) {
+        if let Some(written) = self.written.values_mut().find(|written| written.number == number) {
+            written.position = Some(position);
+            written.act.cause = position;
+        }
+    }
+
+    /// Forgets what the view has applied meanwhile.
+    pub fn prune(&mut self, view: &ConsentView) {
+        let applied = view.applied();
+        self.written.retain(|_, written| match written.position {
+            Some(position) => applied.get(position.partition as usize).is_none_or(|&next| next <= position.offset),
+            None => true,
+        });
+    }
+
+    /// Forgets everything: the view holds all that was written, or it will be written again.
+    pub fn clear(&mut self) {
+        self.written.clear();
+    }
+}
+
+/// The view and the overlay, as one.
+pub struct Ledger<'a> {
+    pub view: &'a ConsentView,
+    pub overlay: &'a mut Overlay,
+}
+
+impl Ledger<'_> {
+    fn standing(&self, person: PersonPrint, slot: SlotPrint) -> Option<Act> {
+        let applied = self.view.standing(person, slot);
+        let written = self.overlay.written.get(&(person.bits(), slot.bits())).map(|written| written.act);
+        match (applied, written) {
+            (Some(applied), Some(written)) if applied.supersedes(&written) => Some(applied),
+            (_, Some(written)) => Some(written),
+            (applied, None) => applied,
+        }
+    }
+
+    fn on_key(&self, key: &ConsentKey) -> Option<Act> {
+        let prints = self.view.print_key();
+        self.standing(prints.person(&key.business, &key.identity), prints.slot(&key.channel, &key.subject))
+    }
+
+    /// What stands for any of these identities about this subject.
+    fn about(&self, business: &str, channel: &Channel, subject: &Subject, identities: &Identities) -> Standing {
+        let prints = self.view.print_key();
+        let question = Question::about(prints, channel, subject);
+        identities.iter().fold(Standing::Silent, |standing, identity| {
+            let person = prints.person(business, identity);
+            standing.and(question.judge(|slot| self.standing(person, slot)))
+        })
+    }
+
+    fn opted_in_by(&self, key: &ConsentKey, provider_message_id: &str) -> bool {
+        let prints = self.view.print_key();
+        let place = (prints.person(&key.business, &key.identity).bits(), prints.slot(&key.channel, &key.subject).bits());
+        let by_own = self.overlay.written.get(&place).and_then(|written| written.opted_in_by.as_deref());
+        self.view.opted_in_by(key, provider_message_id) || by_own.is_some_and(|by| by == provider_message_id && !by.is_empty())
+    }
+
+    /// What follows from a finding. Records are put on the overlay at once, so that the next message sees them.
+    pub fn answer(&mut self, finding: &Finding, rules: &DetectRules) -> Answer {
+        let policy = rules.policies.get(&*finding.business).unwrap_or(&rules.policy);
+        match &finding.wish {
+            Wish::OptOut(subject) => self.act(finding, ConsentState::OptedOut, subject, policy),
+            Wish::OptIn(subject) => self.act(finding, ConsentState::OptedIn, subject, policy),
+            Wish::Help => {
+                let due = finding.answerable && policy.confirmations;
+                let id = finding.id(&["help", &finding.evidence.provider_message_id]);
+                let reply = due.then(|| (ReplyKind::Help, finding.reply(ReplyKind::Help, id, String::new())));
+                Answer { reply, ..Answer::default() }
+            }
+            Wish::Review => {
+                let mut answer = match policy.review_suppresses {
+                    true => self.act(finding, ConsentState::OptedOut, &Subject::Review, policy),
+                    false => Answer::default(),
+                };
+                answer.reply = None;
+                answer.review = Some(finding.review(policy));
+                answer
+            }
+            Wish::Moved(now) => self.carry_over(finding, now),
+        }
+    }
+
+    /// One record for each identity named; a reply on a transition.
+    fn act(&mut self, finding: &Finding, state: ConsentState, subject: &Subject, policy: &Policy) -> Answer {
+        let keys: Vec<ConsentKey> = finding.sender.iter().map(|identity| finding.key(identity, &finding.channel, subject)).collect();
+        let standing: Vec<Option<Act>> = keys.iter().map(|key| self.on_key(key)).collect();
+        // After a crash the message is read again: what it wrote then says whether it changed anything.
+        let own_earlier = standing.iter().flatten().find(|act| act.source == finding.source);
+        let changed_state = match own_earlier {
+            Some(own) => own.changed_state,
+            None => {
+                let before = self.about(&finding.business, &finding.channel, subject, &finding.sender);
+                match (state, before) {
+                    (ConsentState::OptedOut, Standing::Silent | Standing::OptedIn | Standing::UnderReview(_)) => true,
+                    (ConsentState::OptedOut, Standing::OptedOut(_)) => false,
+                    (ConsentState::OptedIn, Standing::Silent | Standing::OptedOut(_) | Standing::UnderReview(_)) => true,
+                    (ConsentState::OptedIn, Standing::OptedIn) => false,
+                }
+            }
+        };
+        let redelivered = state == ConsentState::OptedIn
+            && own_earlier.is_none()
+            && keys.iter().any(|key| self.opted_in_by(key, &finding.evidence.provider_message_id));
+        if redelivered {
+            return Answer::default();
+        }
+        let mut answer = Answer::default();
+        for (key, standing) in keys.iter().zip(&standing) {
+            let act = Act { state, occurred_at: finding.occurred_at, source: finding.source, cause: Position { partition: 0, offset: 0 }, changed_state };
+            if standing.is_none_or(|standing| act.supersedes(&standing)) {
+                answer.consents.push(self.write(key.clone(), act, finding));
+            }
+        }
+        // Nothing was written and nothing of it stands: an older act came late, and nobody is told anything.
+        let stands = own_earlier.is_some() || !answer.consents.is_empty();
+        if changed_state && stands && finding.answerable && policy.confirmations {
+            let kind = match state {
+                ConsentState::OptedOut => ReplyKind::OptOutConfirmation,
+                ConsentState::OptedIn => ReplyKind::OptInConfirmation,
+            };
+            let first = keys.first().map(|key| consent::encode_key(key).as_str().to_owned()).unwrap_or_default();
+            let superseded = standing.first().copied().flatten().map(|act| act.cause.to_string()).unwrap_or_default();
+            let id = finding.id(&[kind.as_str(), &first, &superseded]);
+            answer.reply = Some((kind, finding.reply(kind, id, superseded)));
+        }
+        answer
+    }
+
+    /// The most restrictive wins: what either the old or the new identities opted out of, both have.
+    fn carry_over(&mut self, finding: &Finding, now: &Identities) -> Answer {
+        let mut subjects = vec![Subject::All, Subject::Marketing, Subject::Review];
+        subjects.extend(self.view.programs(&finding.business).filter_map(Subject::program));
+        let mut answer = Answer::default();
+        for channel in [&Channel::Any, &finding.channel] {
+            for subject in &subjects {
+                for (from, to) in [(&finding.sender, now), (now, &finding.sender)] {
+                    let is_out = |standing: Standing| matches!(standing, Standing::OptedOut(_) | Standing::UnderReview(_));
+                    if !is_out(self.about(&finding.business, channel, subject, from)) {
+                        continue;
+                    }
+                    for identity in to.iter() {
+                        let alone = Identities::new(vec![identity.clone()]);
+                        if alone.is_some_and(|alone| is_out(self.about(&finding.business, channel, subject, &alone))) {
+                            continue;
+                        }
+                        let key = finding.key(identity, channel, subject);
+                        let act = Act {
+                            state: ConsentState::OptedOut,
+                            occurred_at: finding.occurred_at,
+                            source: finding.source,
+                            cause: Position { partition: 0, offset: 0 },
+                            changed_state: true,
+                        };
+                        if self.on_key(&key).is_none_or(|standing| act.supersedes(&standing)) {
+                            answer.consents.push(self.write(key, act, finding));
+                        }
+                    }
+                }
+            }
+        }
+        answer
+    }
+
+    fn write(&mut self, key: ConsentKey, act: Act, finding: &Finding) -> Consent {
+        let number = self.overlay.next_number;
+        self.overlay.next_number += 1;
+        let prints = self.view.print_key();
+        let place = (prints.person(&key.business, &key.identity).bits(), prints.slot(&key.channel, &key.subject).bits());
+        let opted_in_by = (act.state == ConsentState::OptedIn).then(|| finding.evidence.provider_message_id.clone());
+        self.overlay.written.insert(place, Written { act, number, position: None, opted_in_by });
+        let mut evidence = finding.evidence.clone();
+        if let Identity::Phone(phone) = &key.identity
+            && phone.as_spelt() != phone.as_str()
+        {
+            evidence.raw_identity = phone.as_spelt().to_owned();
+        }
+        let state = match act.state {
+            ConsentState::OptedOut => proto::ConsentState::OptedOut,
+            ConsentState::OptedIn => proto::ConsentState::OptedIn,
+        };
+        let record = proto::ConsentRecord {
+            state: state.into(),
+            occurred_at_ms: act.occurred_at.millis(),
+            cause: finding.cause.into(),
+            evidence: Some(evidence),
+            changed_state: act.changed_state,
+            feedback_reason: String::new(),
+        };
+        Consent { number, key, act, record }
+    }
+}
+
+/// Senders may answer a message for five minutes: later answers need a justification (47 CFR 64.1200(a)(12)).
+const REPLY_EXPIRY_MS: i64 = 5 * 60 * 1000;
+
+impl Finding {
+    fn key(&self, identity: &Identity, channel: &Channel, subject: &Subject) -> ConsentKey {
+        ConsentKey { business: self.business.clone(), channel: channel.clone(), identity: identity.clone(), subject: subject.clone() }
+    }
+
+    /// An id that whoever computes it from the same act computes the same.
+    fn id(&self, parts: &[&str]) -> String {
+        let mut hash = Sha256::new();
+        for part in [&*self.business, &self.sender.first().to_text()].iter().chain(parts) {
+            hash.update(part.as_bytes());
+            hash.update([0xff]); // no UTF-8 text holds this byte
+        }
+        hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn received(&self) -> Timestamp {
+        self.recorded.unwrap_or(self.occurred_at)
+    }
+
+    fn reply(&self, kind: ReplyKind, id: String, superseded: String) -> proto::ReplyRequest {
+        let (locale, text) = reply::built_in(kind, Some(&self.evidence.language).filter(|language| !language.is_empty()).map(String::as_str));
+        let kind = match kind {
+            ReplyKind::OptOutConfirmation => proto::ReplyKind::OptOutConfirmation,
+            ReplyKind::OptInConfirmation => proto::ReplyKind::OptInConfirmation,
+            ReplyKind::Help => proto::ReplyKind::Help,
+        };
+        let to_as_received = match self.sender.first() {
+            Identity::Phone(phone) if phone.as_spelt() != phone.as_str() => format!("+{}", phone.as_spelt()),
+            Identity::Phone(_) | Identity::Bsuid(_) | Identity::Email(_) | Identity::Ext(_) | Identity::Hash(_) => String::new(),
+        };
+        proto::ReplyRequest {
+            id,
+            kind: kind.into(),
+            business: self.business.to_string(),
+            channel: self.arrived_on.as_str().to_owned(),
+            to: self.sender.first().to_text(),
+            from: self.evidence.receiving_number.clone(),
+            locale: locale.to_owned(),
+            text: text.to_owned(),
+            in_reply_to: self.evidence.provider_message_id.clone(),
+            expires_at_ms: self.received().plus_millis(REPLY_EXPIRY_MS).millis(),
+            superseded,
+            source: self.coordinates.to_string(),
+            to_as_received,
+        }
+    }
+
+    fn review(&self, policy: &Policy) -> proto::ReviewRequest {
+        let text = match policy.excerpt {
+            Excerpt::None => String::new(),
+            Excerpt::Full | Excerpt::Around => excerpt(&self.text, 0, 0, Excerpt::Full),
+        };
+        proto::ReviewRequest {
+            id: self.id(&["review", &self.coordinates.to_string(), &self.source.index.to_string()]),
+            business: self.business.to_string(),
+            channel: self.arrived_on.as_str().to_owned(),
+            from: self.sender.iter().map(Identity::to_text).collect(),
+            text,
+            rule: self.evidence.rule.clone(),
+            deadline_ms: self.received().plus_millis(policy.review_deadline_ms).millis(),
+            source: self.coordinates.to_string(),
+            provider_message_id: self.evidence.provider_message_id.clone(),
+            lexicon_version: self.evidence.lexicon_version.clone(),
+        }
+    }
+}
