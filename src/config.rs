@@ -12,6 +12,7 @@ use crate::kafka::{Connection, OWNED_SETTINGS};
 use crate::record::TopicName;
 use crate::stage::detect::{Excerpt, Policy};
 use crate::stage::filter::SendsTopic;
+use crate::wire::inbound::mapping::{Mapping, Pointers};
 use crate::wire::inbound::{Format, InboundFormat};
 use crate::wire::send::{SendDecoder, SendFormat, SendPointers};
 use serde::{Deserialize, Serialize};
@@ -207,9 +208,26 @@ pub struct RawInbound {
     /// `auto`, `meta`, `ycloud`, `twilio-form`, `twilio-events`, `json`, `protobuf`, `mapping`.
     #[serde(default = "auto")]
     pub format: String,
-    /// For the format `mapping`: field → JSON Pointer.
+    /// For the format `mapping`: field → JSON Pointer, or several of them.
     #[serde(default)]
-    pub mapping: BTreeMap<String, String>,
+    pub mapping: BTreeMap<String, OneOrMore>,
+}
+
+/// One text or a list of them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMore {
+    One(String),
+    More(Vec<String>),
+}
+
+impl OneOrMore {
+    fn as_slice(&self) -> &[String] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::More(more) => more,
+        }
+    }
 }
 
 /// One topic of sends.
@@ -608,19 +626,44 @@ impl RawBusiness {
 impl RawInbound {
     fn meant(&self, default_channel: &Channel, problems: &mut Vec<String>) -> Option<(TopicName, InboundFormat)> {
         let format = match self.format.as_str() {
-            "auto" => Format::Auto,
-            "meta" => Format::Meta,
-            "ycloud" => Format::Ycloud,
-            "twilio-form" => Format::TwilioForm,
-            "twilio-events" => Format::TwilioEvents,
-            "json" => Format::Json,
-            "protobuf" => Format::Protobuf,
-            other => {
-                problems.push(format!("[[inbound]] {}: unknown format {other:?}", self.topic));
-                return None;
+            "mapping" => Format::Mapping(Box::new(self.mapping(problems)?)),
+            name => {
+                let format = Format::parse(name);
+                if format.is_none() {
+                    problems.push(format!("[[inbound]] {}: unknown format {name:?}", self.topic));
+                }
+                if !self.mapping.is_empty() {
+                    problems.push(format!("[[inbound]] {}: a mapping needs format = \"mapping\"", self.topic));
+                }
+                format?
             }
         };
         Some((self.topic.as_str().into(), InboundFormat { format, default_channel: default_channel.clone() }))
+    }
+
+    fn mapping(&self, problems: &mut Vec<String>) -> Option<Mapping> {
+        let mut pointers = Pointers::default();
+        for (field, given) in &self.mapping {
+            let place = match field.as_str() {
+                "id" => &mut pointers.id,
+                "business" => &mut pointers.business,
+                "account" => &mut pointers.account,
+                "channel" => &mut pointers.channel,
+                "from" => &mut pointers.from,
+                "to" => &mut pointers.to,
+                "text" => &mut pointers.text,
+                "button_payload" => &mut pointers.button_payload,
+                "button_title" => &mut pointers.button_title,
+                "received_at" => &mut pointers.received_at,
+                "autoresponse" => &mut pointers.autoresponse,
+                other => {
+                    problems.push(format!("[[inbound]] {}: mapping of unknown field {other:?}", self.topic));
+                    continue;
+                }
+            };
+            *place = given.as_slice().to_vec();
+        }
+        Mapping::compile(&pointers).map_err(|error| problems.push(format!("[[inbound]] {}: {error}", self.topic))).ok()
     }
 }
 

@@ -56,6 +56,8 @@ pub enum Content {
         text: String,
         /// An edit may ask to stop; it never opts in.
         edited: bool,
+        /// Passed on from another chat: not the person's own words.
+        forwarded: bool,
     },
     /// A choice that the person tapped: template quick reply, interactive button, list row.
     Button { payload: Option<String>, title: Option<String> },

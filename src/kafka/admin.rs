@@ -1,18 +1,10 @@
 //! Topics as the brokers hold them: which exist, with how many partitions and which policies; and making new ones.
 
 use super::{Connection, EdgeError, LogOnly};
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use std::collections::BTreeMap;
 use std::time::Duration;
-
-/// One existing topic.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ExistingTopic {
-    pub partitions: u32,
-    /// Its settings, defaults included.
-    pub settings: BTreeMap<String, String>,
-}
 
 /// A topic to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,18 +38,15 @@ impl Admin {
         Ok((metadata.brokers().len(), counts))
     }
 
-    /// The settings of a topic.
-    pub async fn settings(&self, topic: &str) -> Result<BTreeMap<String, String>, EdgeError> {
-        let asked = [ResourceSpecifier::Topic(topic)];
+    /// The settings of topics, asked for at once; topics that the broker tells nothing about are left out.
+    pub async fn settings(&self, topics: &[&str]) -> Result<BTreeMap<String, BTreeMap<String, String>>, EdgeError> {
+        let asked: Vec<ResourceSpecifier<'_>> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
         let answers = self.client.describe_configs(&asked, &self.options).await.map_err(EdgeError::from_kafka)?;
         let mut settings = BTreeMap::new();
-        for answer in answers {
-            let resource = answer.map_err(|code| EdgeError::from_kafka(KafkaError::AdminOp(code)))?;
-            for entry in resource.entries {
-                if let Some(value) = entry.value {
-                    settings.insert(entry.name, value);
-                }
-            }
+        for resource in answers.into_iter().flatten() {
+            let OwnedResourceSpecifier::Topic(topic) = resource.specifier else { continue };
+            let entries = resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?)));
+            settings.insert(topic, entries.collect());
         }
         Ok(settings)
     }

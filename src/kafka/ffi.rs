@@ -134,6 +134,12 @@ impl Consumed<'_> {
         (!message.payload.is_null()).then(|| unsafe { std::slice::from_raw_parts(message.payload.cast(), message.len) })
     }
 
+    /// Appends the headers, names as bytes.
+    pub(crate) fn headers<'a>(&'a self, out: &mut Vec<Header<'a>>) {
+        // SAFETY: the message is valid until `self` is dropped, and `'a` borrows `self`.
+        unsafe { message_headers(self.message.as_ptr(), out) }
+    }
+
     pub(crate) fn timestamp_ms(&self) -> Option<i64> {
         let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
         // SAFETY: the message is valid and `kind` is a valid place.

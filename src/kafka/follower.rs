@@ -19,6 +19,16 @@ pub struct Followed<'a> {
     pub timestamp_ms: Option<i64>,
     pub key: Option<&'a [u8]>,
     pub value: Option<&'a [u8]>,
+    consumed: &'a Consumed<'a>,
+}
+
+impl Followed<'_> {
+    /// The value of the last header of that name.
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        let mut headers = Vec::new();
+        self.consumed.headers(&mut headers);
+        headers.iter().rev().find(|header| header.name == name.as_bytes()).and_then(|header| header.value)
+    }
 }
 
 /// What one turn of the follower brought.
@@ -45,11 +55,14 @@ impl Follower {
         config.set("isolation.level", "read_committed");
         config.set("auto.offset.reset", "error");
         config.set("check.crcs", "true");
-        // Bounded memory under lag, and no one-second stall each time a bound is met.
-        config.set("queued.min.messages", "100000");
-        config.set("queued.max.messages.kbytes", "32768");
-        config.set("fetch.queue.backoff.ms", "2");
-        config.set("fetch.wait.max.ms", "100");
+        let defaults = [
+            // Bounded memory under lag, and no one-second stall each time a bound is met.
+            ("queued.min.messages", "100000"),
+            ("queued.max.messages.kbytes", "32768"),
+            ("fetch.queue.backoff.ms", "2"),
+            ("fetch.wait.max.ms", "100"),
+        ];
+        connection.set_defaults(&mut config, &defaults);
         let consumer: BaseConsumer<LogOnly> = config.create_with_context(LogOnly).map_err(EdgeError::from_kafka)?;
         let mut assignment = TopicPartitionList::with_capacity(from.len());
         for (partition, offset) in from.iter().enumerate() {
@@ -89,6 +102,7 @@ impl Follower {
                     timestamp_ms: consumed.timestamp_ms(),
                     key: consumed.key(),
                     value: consumed.value(),
+                    consumed,
                 })
             })
             .collect();

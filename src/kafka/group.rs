@@ -163,11 +163,7 @@ impl GroupConsumer {
             ("fetch.queue.backoff.ms", "2"),
             ("fetch.wait.max.ms", "100"),
         ];
-        for (name, value) in defaults {
-            if !connection.settings.contains_key(name) {
-                config.set(name, value);
-            }
-        }
+        connection.set_defaults(&mut config, &defaults);
         let context = GroupContext { topics: topics.to_vec(), asked: Mutex::new(VecDeque::new()), leaving: AtomicBool::new(false) };
         let consumer: BaseConsumer<GroupContext> = config.create_with_context(context).map_err(EdgeError::from_kafka)?;
         let names: Vec<&str> = topics.iter().map(|topic| &**topic).collect();

@@ -8,6 +8,7 @@
 //! * the batch-consume call never on a subscribed consumer: [`follower`] assigns by hand.
 
 pub mod admin;
+pub mod embedded;
 pub(crate) mod ffi;
 pub mod follower;
 pub mod group;
@@ -60,6 +61,15 @@ impl Connection {
         config.set("allow.auto.create.topics", "false");
         config.set_log_level(RDKafkaLogLevel::Info);
         config
+    }
+
+    /// Settings that an operator's own win over.
+    fn set_defaults(&self, config: &mut ClientConfig, defaults: &[(&str, &str)]) {
+        for (name, value) in defaults {
+            if !self.settings.contains_key(*name) {
+                config.set(*name, *value);
+            }
+        }
     }
 
     /// Settings common to all consumers: nothing is committed, stored or reset on its own.
@@ -140,6 +150,10 @@ impl EdgeError {
 
 /// Forwards librdkafka's log to `tracing`. Its texts name brokers, topics and partitions, never contents.
 fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    if facility == "CONFWARN" {
+        // One set of passed-through settings serves consumers and producers: each warns of what is the other's.
+        return;
+    }
     match level {
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
             tracing::warn!(target: "stopgate::kafka", facility, "{message}");

@@ -68,11 +68,7 @@ impl TransactionalProducer {
         config.set("delivery.report.only.error", "true");
         config.set("message.max.bytes", max_record_bytes.to_string());
         let defaults = [("linger.ms", "2"), ("queue.buffering.max.messages", "500000"), ("queue.buffering.max.kbytes", "262144")];
-        for (name, value) in defaults {
-            if !connection.settings.contains_key(name) {
-                config.set(name, value);
-            }
-        }
+        connection.set_defaults(&mut config, &defaults);
         let producer: BaseProducer<TransactionContext> =
             config.create_with_context(TransactionContext).map_err(EdgeError::from_kafka)?;
         producer.init_transactions(timeout).map_err(EdgeError::from_kafka)?;
@@ -192,8 +188,8 @@ fn retry(deadline: Instant, mut call: impl FnMut(Duration) -> Result<(), KafkaEr
     }
 }
 
-/// The idempotent producer of consent records: it never gives one up.
-pub struct ConsentProducer {
+/// An idempotent producer outside of transactions that never gives a record up: the one of consent records.
+pub struct IdempotentProducer {
     producer: BaseProducer<AckContext>,
 }
 
@@ -227,7 +223,7 @@ impl ProducerContext for AckContext {
     }
 }
 
-impl ConsentProducer {
+impl IdempotentProducer {
     /// A producer that waits for its brokers as long as it takes.
     pub fn new(connection: &Connection, max_record_bytes: u64) -> Result<Self, EdgeError> {
         let mut config = connection.producer();

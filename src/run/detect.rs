@@ -10,7 +10,7 @@ use crate::domain::consent::ConsentState;
 use crate::domain::time::Timestamp;
 use crate::kafka::EdgeError;
 use crate::kafka::group::Received;
-use crate::kafka::producer::{ConsentProducer, TransactionalProducer};
+use crate::kafka::producer::{IdempotentProducer, TransactionalProducer};
 use crate::metrics::{Class, Kind, Metrics, StageOutcome, StageReason, State};
 use crate::record::{Header, Produce, TopicName};
 use crate::stage::detect::{Answer, DetectRules, Detector, Ledger, Overlay, Read};
@@ -28,7 +28,7 @@ pub struct DetectStage {
     fence: Fence,
     view: Arc<SharedView>,
     overlay: Overlay,
-    consents: ConsentProducer,
+    consents: IdempotentProducer,
     /// Consent records that wait for acknowledgement.
     outstanding: usize,
     layout: Arc<Layout>,
@@ -46,7 +46,7 @@ impl DetectStage {
         rules: DetectRules,
         metrics: Arc<Metrics>,
     ) -> Result<Self, EdgeError> {
-        let consents = ConsentProducer::new(&config.connection, layout.max_record_bytes())?;
+        let consents = IdempotentProducer::new(&config.connection, layout.max_record_bytes())?;
         let overlay = Overlay::default();
         Ok(Self { detector: Detector::new(rules), fence, view, overlay, consents, outstanding: 0, layout, config, metrics })
     }
@@ -169,7 +169,7 @@ impl Stage for DetectStage {
         // will, because the old one is purged.
         let settled = self.settle(Instant::now() + Duration::from_secs(5));
         if settled.is_err() {
-            self.consents = ConsentProducer::new(&self.config.connection, self.layout.max_record_bytes())?;
+            self.consents = IdempotentProducer::new(&self.config.connection, self.layout.max_record_bytes())?;
             self.outstanding = 0;
         }
         self.overlay.clear();

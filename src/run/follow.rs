@@ -1,5 +1,6 @@
 //! The applying thread: restores the view from the opt-outs topic, then follows it for ever.
 
+use super::layout::Brokers;
 use super::status::{Status, Unready};
 use super::stop::Stop;
 use super::view::SharedView;
@@ -29,6 +30,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// What the applying thread works with.
 pub struct Follow {
     pub config: Arc<Config>,
+    pub brokers: Brokers,
     pub view: Arc<SharedView>,
     pub status: Arc<Status>,
     pub metrics: Arc<Metrics>,
@@ -84,7 +86,7 @@ impl Follow {
             return Ok(Some(Again::Changed { was: known.partitions, is: partitions }));
         }
         let began = Instant::now();
-        let id = offsets.topic_id(topic, QUERY_TIMEOUT);
+        let id = self.topic_id(offsets);
         self.metrics.restored.set(0);
         self.view.restart(partitions, why);
         self.view.identify(id.as_deref().unwrap_or_default());
@@ -153,8 +155,15 @@ impl Follow {
         if is != known.partitions {
             return Some(Again::Changed { was: known.partitions, is });
         }
-        let id = offsets.topic_id(topic, QUERY_TIMEOUT);
+        let id = self.topic_id(offsets);
         (id.is_some() && known.id.is_some() && id != known.id).then_some(Again::Restore("the opt-outs topic was deleted and created again"))
+    }
+
+    fn topic_id(&self, offsets: &OffsetsClient) -> Option<String> {
+        match self.brokers {
+            Brokers::Real => offsets.topic_id(&self.config.topics.opt_outs, QUERY_TIMEOUT),
+            Brokers::Embedded => None,
+        }
     }
 
     fn apply(&self, records: &[Followed<'_>], live: bool, poison: &mut BTreeSet<Position>) {

@@ -31,6 +31,15 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// The name of this part in `/readyz`.
 pub const PART: &str = "topics";
 
+/// What kind of brokers these are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Brokers {
+    /// Kafka's own.
+    Real,
+    /// librdkafka's in-process broker, which tells no settings of topics.
+    Embedded,
+}
+
 /// Why the process must not start on these topics.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
@@ -42,7 +51,7 @@ pub enum Refusal {
 
 impl Layout {
     /// Waits until all topics of the verb exist, and looks at them. `None` where the process stops before.
-    pub fn wait(config: &Config, verb: Verb, status: &Status, stop: &Stop) -> Result<Option<Self>, Refusal> {
+    pub fn wait(config: &Config, verb: Verb, brokers: Brokers, status: &Status, stop: &Stop) -> Result<Option<Self>, Refusal> {
         let admin = Admin::new(&config.connection, QUERY_TIMEOUT)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
             Refusal::Topics(vec![format!("no runtime for administrative calls: {error}")])
@@ -55,7 +64,7 @@ impl Layout {
                     let missing: BTreeSet<String> =
                         needed(config, verb).into_iter().filter(|topic| !existing.contains_key(&***topic)).map(ToString::to_string).collect();
                     if missing.is_empty() {
-                        let layout = runtime.block_on(look(config, verb, &admin, &existing))?;
+                        let layout = runtime.block_on(look(config, verb, brokers, &admin, &existing))?;
                         status.ready(PART);
                         return Ok(Some(layout));
                     }
@@ -104,18 +113,27 @@ fn needed(config: &Config, verb: Verb) -> Vec<&TopicName> {
     needed
 }
 
-async fn look(config: &Config, verb: Verb, admin: &Admin, existing: &BTreeMap<String, u32>) -> Result<Layout, Refusal> {
+async fn look(
+    config: &Config,
+    verb: Verb,
+    brokers: Brokers,
+    admin: &Admin,
+    existing: &BTreeMap<String, u32>,
+) -> Result<Layout, Refusal> {
     let mut layout = Layout::default();
     let mut problems = Vec::new();
-    for topic in needed(config, verb) {
-        let settings = match admin.settings(topic).await {
-            Ok(settings) => settings,
-            // A broker that does not tell, or a principal without the right to ask: the defaults are assumed.
-            Err(error) => {
-                tracing::debug!(%topic, %error, "the settings of a topic are not known");
-                BTreeMap::new()
-            }
-        };
+    let topics = needed(config, verb);
+    let names: Vec<&str> = topics.iter().map(|topic| &***topic).collect();
+    let mut all_settings = match brokers {
+        Brokers::Embedded => BTreeMap::new(),
+        Brokers::Real => admin.settings(&names).await?,
+    };
+    for topic in topics {
+        let settings = all_settings.remove(&**topic).unwrap_or_else(|| {
+            // A principal without the right to ask: the defaults are assumed.
+            tracing::debug!(%topic, "the settings of a topic are not known");
+            BTreeMap::new()
+        });
         if *topic == config.topics.opt_outs
             && let Some(policy) = settings.get("cleanup.policy").filter(|policy| *policy != "compact")
         {

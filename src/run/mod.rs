@@ -1,5 +1,6 @@
 //! Where things happen: threads are started, time is read, outcomes are counted and logged.
 
+pub mod demo;
 pub mod detect;
 pub mod fence;
 pub mod filter;
@@ -10,5 +11,6 @@ mod outcome;
 pub mod service;
 pub mod status;
 pub mod stop;
+pub mod topics;
 pub mod view;
 pub mod worker;

@@ -5,7 +5,7 @@ use super::fence::Fence;
 use super::filter::FilterStage;
 use super::follow::{self, Follow};
 use super::http;
-use super::layout::{Layout, Refusal};
+use super::layout::{Brokers, Layout, Refusal};
 use super::status::{Status, Unready};
 use super::stop::Stop;
 use super::view::SharedView;
@@ -95,7 +95,7 @@ struct Parts {
 }
 
 /// Runs a verb until `stop` is asked or something fails.
-pub fn run(config: Config, verb: Verb, stop: &Stop) -> Result<(), Failure> {
+pub fn run(config: Config, verb: Verb, brokers: Brokers, stop: &Stop) -> Result<(), Failure> {
     let listener = match config.http {
         None => None,
         Some(address) => Some(http::bind(address).map_err(|error| {
@@ -130,7 +130,7 @@ pub fn run(config: Config, verb: Verb, stop: &Stop) -> Result<(), Failure> {
             .map_err(|error| Failure::Failed(format!("no thread: {error}")))?;
     }
     tracing::info!(instance = %parts.config.instance, rules = %parts.rules_version, "starting");
-    let result = start(&parts, verb, &mut threads).and_then(|()| watch(&parts, verb, &ends, &mut threads));
+    let result = start(&parts, verb, brokers, &mut threads).and_then(|()| watch(&parts, verb, &ends, &mut threads));
     parts.stop.ask();
     parts.status.unready("process", Unready::Stopping);
     drain(&ends, threads.running);
@@ -138,11 +138,12 @@ pub fn run(config: Config, verb: Verb, stop: &Stop) -> Result<(), Failure> {
 }
 
 /// Starts the parts in the order in which they need each other: topics, view, workers.
-fn start(parts: &Parts, verb: Verb, threads: &mut Threads) -> Result<(), Failure> {
-    let Some(layout) = Layout::wait(&parts.config, verb, &parts.status, &parts.stop)? else { return Ok(()) };
+fn start(parts: &Parts, verb: Verb, brokers: Brokers, threads: &mut Threads) -> Result<(), Failure> {
+    let Some(layout) = Layout::wait(&parts.config, verb, brokers, &parts.status, &parts.stop)? else { return Ok(()) };
     let layout = Arc::new(layout);
     let follow = Follow {
         config: parts.config.clone(),
+        brokers,
         view: parts.view.clone(),
         status: parts.status.clone(),
         metrics: parts.metrics.clone(),

@@ -151,11 +151,16 @@ impl Detector {
         let mut evidence = proto::Evidence::default();
         let (class, wish, cause, text) = match message.content {
             Content::Nothing => return Ok((Class::None, None)),
-            Content::Text { text, edited } => {
+            Content::Text { text, edited, forwarded } => {
                 let (class, wish, cause) = self.classify(Some(&text), None, &mut evidence);
                 // An edit may ask to stop; it never undoes a stop.
                 let wish = wish.filter(|wish| !(edited && matches!(wish, Wish::OptIn(_))));
-                (class, wish, cause, text)
+                // What somebody else wrote and the person passed on is not their own wish, but may be meant as one.
+                match (forwarded, wish) {
+                    (true, Some(Wish::OptOut(_) | Wish::Review)) => (Class::Review, Some(Wish::Review), proto::ConsentCause::Review, text),
+                    (true, Some(Wish::OptIn(_) | Wish::Help | Wish::Moved(_)) | None) => (Class::None, None, cause, text),
+                    (false, wish) => (class, wish, cause, text),
+                }
             }
             Content::Button { payload, title } => {
                 let button = Button { payload: payload.as_deref(), title: title.as_deref() };

@@ -146,9 +146,12 @@ impl FieldSet {
     pub fn extract<'a>(&self, json: &'a [u8], values: &mut Vec<Option<FieldValue<'a>>>) -> Result<(), NotJson> {
         values.clear();
         values.resize_with(self.len, || None);
-        let mut deserializer = serde_json::Deserializer::from_slice(json);
         let walk = Walk { set: self, node: &self.nodes[0], values: values.as_mut_slice() };
-        walk.deserialize(&mut deserializer).and_then(|()| deserializer.end()).map_err(|_| NotJson)?;
+        match as_ascii(json) {
+            Some(json) => walk.read(serde_json::Deserializer::from_str(json)),
+            None => walk.read(serde_json::Deserializer::from_slice(json)),
+        }
+        .map_err(|_| NotJson)?;
         for &(first, copy) in &self.copies {
             values[copy] = values[first].clone();
         }
@@ -167,6 +170,12 @@ impl FieldSet {
         self.nodes[node].edges.push(Edge { key: key.as_bytes().into(), index, node: new });
         new
     }
+}
+
+/// The bytes as text if they are ASCII, which most bodies are: then their strings need no check one by one, a tenth of
+/// the time that reading them takes.
+pub(super) fn as_ascii(bytes: &[u8]) -> Option<&str> {
+    if bytes.is_ascii() { std::str::from_utf8(bytes).ok() } else { None }
 }
 
 /// A token of a pointer without its escapes; `None` where a `~` escapes nothing.
@@ -195,6 +204,11 @@ struct Walk<'s, 'v, 'a> {
 }
 
 impl<'a> Walk<'_, '_, 'a> {
+    fn read<R: serde_json::de::Read<'a>>(self, mut deserializer: serde_json::Deserializer<R>) -> serde_json::Result<()> {
+        self.deserialize(&mut deserializer)?;
+        deserializer.end()
+    }
+
     #[inline]
     fn store(self, value: Option<FieldValue<'a>>) {
         if let Some(slot) = self.node.slot {
@@ -324,7 +338,7 @@ impl Visitor<'_> for Key<'_> {
 }
 
 /// Reads a value on its own, without what lies within it; `None` for what is no scalar.
-struct Scalar;
+pub(super) struct Scalar;
 
 impl<'de> DeserializeSeed<'de> for Scalar {
     type Value = Option<FieldValue<'de>>;
