@@ -51,7 +51,7 @@ impl ClientContext for GroupContext {
 impl ConsumerContext for GroupContext {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, list: &mut TopicPartitionList) {
         if self.leaving.load(Ordering::Relaxed) {
-            if let Err(error) = consumer.unassign() {
+            if let Err(error) = consumer.incremental_unassign(list) {
                 tracing::debug!(target: "stopgate::kafka", %error, "leaving the group");
             }
             return;
@@ -317,10 +317,8 @@ impl GroupConsumer {
 
 impl Drop for GroupConsumer {
     fn drop(&mut self) {
+        // Closing asks for all partitions back, and waits until that was carried out.
         self.consumer.context().leaving.store(true, Ordering::Relaxed);
-        if let Err(error) = self.consumer.unassign() {
-            tracing::debug!(target: "stopgate::kafka", %error, "leaving the group");
-        }
     }
 }
 

@@ -70,7 +70,7 @@ impl OffsetsClient {
     }
 
     /// The committed position of the client's group in every partition; `None` where it never committed. Positions
-    /// within a transaction that is not yet decided are waited for.
+    /// within a transaction that is not decided yet do not count.
     pub fn committed(&self, topic: &str, partitions: u32, timeout: Duration) -> Result<Vec<Option<u64>>, Unknown> {
         let failed = |error| Unknown::Query(EdgeError::from_kafka(error));
         let asked = list(topic, 0..partitions, Offset::Invalid).map_err(failed)?;

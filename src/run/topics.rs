@@ -110,7 +110,10 @@ pub fn create(config: &Config, out: &mut impl Write) -> Result<bool, TopicsError
                     writeln!(out, "differs  {name}: {}", differences.join("; "))?;
                 }
                 Finding::Missing => {
-                    admin.create(&wanted).await?;
+                    if !admin.create(&wanted).await? {
+                        writeln!(out, "ok       {name}")?;
+                        continue;
+                    }
                     let settings: Vec<String> = wanted.settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
                     writeln!(out, "created  {name} ({} partitions, {} replicas{}{})", wanted.partitions, wanted.replication, if settings.is_empty() { "" } else { ", " }, settings.join(", "))?;
                 }
