@@ -411,7 +411,16 @@ impl Ledger<'_> {
         let changed_state = match own_earlier {
             Some(own) => own.changed_state,
             None => {
-                let before = self.about(&finding.business, &finding.channel, subject, &finding.sender);
+                let about = |subject| self.about(&finding.business, &finding.channel, subject, &finding.sender);
+                // An opt-in changes something where it ends any of the opt-outs that it covers.
+                let before = match state {
+                    ConsentState::OptedOut => about(subject),
+                    ConsentState::OptedIn => {
+                        let programs = self.view.programs(&finding.business).filter_map(Subject::program);
+                        let covered = programs.chain([Subject::Marketing]).filter(|other| subject.covers(other));
+                        covered.fold(about(subject), |before, other| before.and(about(&other)))
+                    }
+                };
                 match (state, before) {
                     (ConsentState::OptedOut, Standing::Silent | Standing::OptedIn | Standing::UnderReview(_)) => true,
                     (ConsentState::OptedOut, Standing::OptedOut(_)) => false,
@@ -581,3 +590,6 @@ impl Finding {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
