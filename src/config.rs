@@ -90,10 +90,13 @@ pub enum ExcerptPolicy {
     None,
 }
 
-/// The file as written. Unknown fields are refused.
+/// The file as written.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct RawConfig {
+    /// Fields of the file that have no meaning: each is a problem.
+    #[serde(skip)]
+    unknown: Vec<String>,
     /// Kafka brokers, `host:port`, separated by commas.
     pub bootstrap: Option<String>,
     /// Name of this instance, stable over restarts: its workers keep their partitions and fence their zombies by it.
@@ -131,7 +134,7 @@ pub struct RawConfig {
 
 /// Consumer groups.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct RawGroups {
     pub detect: String,
     pub filter: String,
@@ -145,7 +148,7 @@ impl Default for RawGroups {
 
 /// Topics that stopgate writes, and how `stopgate topics` makes them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct RawTopics {
     pub opt_outs: String,
     pub replies: String,
@@ -178,7 +181,7 @@ impl Default for RawTopics {
 
 /// What is done with what is detected.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct RawPolicy {
     pub confirmations: bool,
     pub cross_channel: bool,
@@ -202,7 +205,6 @@ impl Default for RawPolicy {
 
 /// One topic of inbound messages.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct RawInbound {
     pub topic: String,
     /// `auto`, `meta`, `ycloud`, `twilio-form`, `twilio-events`, `json`, `protobuf`, `mapping`.
@@ -232,7 +234,6 @@ impl OneOrMore {
 
 /// One topic of sends.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct RawSends {
     pub topic: String,
     /// `auto`, `json`, `protobuf`, `headers`.
@@ -256,7 +257,7 @@ fn auto() -> String {
 
 /// One business.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct RawBusiness {
     pub name: String,
     pub numbers: Vec<String>,
@@ -342,14 +343,25 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// Reads a file's text. The error says where.
+/// Reads a file's text. What is no TOML, or of the wrong type, is told with its line; unknown fields are kept and told
+/// with all other problems.
 pub fn parse(text: &str, name: &str) -> Result<RawConfig, Problems> {
     // The parser's message quotes the line, which may hold a secret: only its place and reason are passed on.
-    toml::from_str(text).map_err(|error| {
+    let told = |error: toml::de::Error| {
         let line = error.span().map(|span| text.get(..span.start).unwrap_or(text).matches('\n').count() + 1);
         let place = line.map_or_else(|| name.to_owned(), |line| format!("{name}:{line}"));
-        Problems(vec![format!("{place}: {}", error.message())])
-    })
+        // "invalid type: string "secret", expected u32": only what was expected is told.
+        let reason = match error.message().rsplit_once(", expected ") {
+            Some((_, expected)) => format!("expected {expected}"),
+            None => error.message().to_owned(),
+        };
+        Problems(vec![format!("{place}: {reason}")])
+    };
+    let mut unknown = Vec::new();
+    let parsed = toml::Deserializer::parse(text).map_err(told)?;
+    let mut raw: RawConfig = serde_ignored::deserialize(parsed, |path| unknown.push(format!("{name}: unknown field {path}"))).map_err(told)?;
+    raw.unknown = unknown;
+    Ok(raw)
 }
 
 impl RawConfig {
@@ -367,8 +379,8 @@ impl RawConfig {
 
     /// What is meant, or everything that is wrong. `host` is this machine's name.
     pub fn check(self, verb: Verb, host: &str) -> Result<Config, Problems> {
-        let mut problems = Vec::new();
-        let raw = self.with_defaults(verb);
+        let mut raw = self.with_defaults(verb);
+        let mut problems = std::mem::take(&mut raw.unknown);
         let bootstrap = raw.bootstrap.clone().unwrap_or_default();
         if bootstrap.trim().is_empty() {
             problems.push("bootstrap is missing: give --bootstrap HOST:PORT".to_owned());
@@ -739,6 +751,7 @@ mod tests {
     fn all_problems_are_told_at_once() {
         let text = r#"
             workers = 0
+            passwort = "geheim"
             http = "nowhere"
             acknowledged_poison = ["1-2"]
             [kafka]
@@ -758,7 +771,7 @@ mod tests {
         "#;
         let Err(Problems(problems)) = check(text, Verb::Run) else { panic!("accepted") };
         let shown = problems.join("\n");
-        for part in ["bootstrap is missing", "isolation.level", "workers", "nowhere", "1-2", "morse", "no-slash", "an alias", "named twice", "instance is missing"] {
+        for part in ["unknown field passwort", "bootstrap is missing", "isolation.level", "workers", "nowhere", "1-2", "morse", "no-slash", "an alias", "named twice", "instance is missing"] {
             assert!(shown.contains(part), "{part} is missing in:\n{shown}");
         }
     }
@@ -771,10 +784,10 @@ mod tests {
     }
 
     #[test]
-    fn unknown_fields_are_refused_with_their_line_and_without_their_value() {
-        let Err(problems) = parse("bootstrap = 'b:1'\npasswort = 'geheim'", "stopgate.toml") else { panic!("accepted") };
+    fn a_wrong_type_is_told_with_its_line_and_without_its_value() {
+        let Err(problems) = parse("bootstrap = 'b:1'\nworkers = 'geheim'", "stopgate.toml") else { panic!("accepted") };
         let shown = problems.to_string();
-        assert!(shown.contains("stopgate.toml:2") && shown.contains("passwort") && !shown.contains("geheim"), "{shown}");
+        assert!(shown.contains("stopgate.toml:2: expected u32") && !shown.contains("geheim"), "{shown}");
     }
 
     #[test]

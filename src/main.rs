@@ -3,7 +3,7 @@
 //! Exit codes: 0 done, 1 failed while running, 2 wrong arguments or configuration.
 
 use clap::{Args, Parser, Subcommand};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use stopgate::config::{self, Config, FenceLevel, LogFormat, Overrides, RawConfig, Verb};
@@ -173,7 +173,7 @@ fn stop_on_signals(stop: &Stop) -> std::io::Result<()> {
 
 fn init_log(format: LogFormat) {
     let filter = EnvFilter::try_from_env("STOPGATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     match format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),

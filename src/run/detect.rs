@@ -3,7 +3,7 @@
 use super::fence::{Fence, Waiting};
 use super::layout::Layout;
 use super::outcome::DeadLetters;
-use super::view::SharedView;
+use super::view::{Passed, SharedView};
 use super::worker::{Batch, Stage};
 use crate::config::Config;
 use crate::domain::consent::ConsentState;
@@ -26,6 +26,8 @@ const ACK_POLL: Duration = Duration::from_micros(500);
 pub struct DetectStage {
     detector: Detector,
     fence: Fence,
+    /// The last fence that opened.
+    passed: Option<Passed>,
     view: Arc<SharedView>,
     overlay: Overlay,
     consents: IdempotentProducer,
@@ -48,7 +50,7 @@ impl DetectStage {
     ) -> Result<Self, EdgeError> {
         let consents = IdempotentProducer::new(&config.connection, layout.max_record_bytes())?;
         let overlay = Overlay::default();
-        Ok(Self { detector: Detector::new(rules), fence, view, overlay, consents, outstanding: 0, layout, config, metrics })
+        Ok(Self { detector: Detector::new(rules), fence, passed: None, view, overlay, consents, outstanding: 0, layout, config, metrics })
     }
 
     fn read(&self, received: &Received<'_>) -> Read {
@@ -131,13 +133,15 @@ impl Stage for DetectStage {
     const NAME: &'static str = "detect";
 
     fn fence(&mut self, patience: Duration) -> Result<(), Waiting> {
-        self.fence.pass(patience)
+        self.passed = Some(self.fence.pass(patience)?);
+        Ok(())
     }
 
     fn decide(&mut self, batch: &Batch<'_>, transaction: &TransactionalProducer) -> Result<(), EdgeError> {
         let reads: Vec<Read> = batch.records.iter().map(|received| self.read(received)).collect();
         let answers: Vec<Answer> = {
-            let view = self.view.read();
+            let view = self.passed.and_then(|passed| self.view.read_after(passed));
+            let view = view.ok_or_else(|| EdgeError::timed_out("the view was closed after the fence had opened"))?;
             self.overlay.prune(&view);
             let mut ledger = Ledger { view: &view, overlay: &mut self.overlay };
             let findings = reads.iter().flat_map(|read| &read.findings);

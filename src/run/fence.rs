@@ -1,6 +1,6 @@
 //! The fence as the workers use it: ask where the logs end *now*, wait until the view is there.
 
-use super::view::{Closed, SharedView};
+use super::view::{Closed, Passed, SharedView};
 use crate::config::{Config, FenceLevel};
 use crate::kafka::EdgeError;
 use crate::kafka::offsets::{Offsets, OffsetsClient, Unknown};
@@ -20,6 +20,8 @@ pub enum Waiting {
     View(Closed),
     /// Stage 1 has not read an inbound partition to its end.
     Detect { topic: TopicName, partition: u32, committed: Option<u64>, end: u64 },
+    /// Stage 1's position lies beyond the end of an inbound partition: it is a position in another log.
+    DetectBeyond { topic: TopicName, partition: u32, committed: u64, end: u64 },
 }
 
 impl Waiting {
@@ -31,6 +33,7 @@ impl Waiting {
             Self::View(Closed::WentBack { .. }) => "log-went-back",
             Self::View(Closed::View(_)) => "view-closed",
             Self::Detect { .. } => "detect-behind",
+            Self::DetectBeyond { .. } => "detect-beyond-end",
         }
     }
 }
@@ -44,6 +47,11 @@ impl fmt::Display for Waiting {
                 let committed = committed.unwrap_or_default();
                 write!(f, "stage 1 has read {topic} partition {partition} up to {committed} of {end}: is `stopgate detect` running?")
             }
+            Self::DetectBeyond { topic, partition, committed, end } => write!(
+                f,
+                "stage 1 has committed position {committed} of {topic} partition {partition}, which ends at {end}: it says nothing \
+                 about what lies there now; see the readiness of `stopgate detect`"
+            ),
         }
     }
 }
@@ -78,7 +86,7 @@ impl Fence {
 
     /// Asks the ends now and waits for them, at most so long. What was received before this call may be decided after
     /// an `Ok`.
-    pub fn pass(&mut self, patience: Duration) -> Result<(), Waiting> {
+    pub fn pass(&mut self, patience: Duration) -> Result<Passed, Waiting> {
         let began = Instant::now();
         let deadline = began + patience;
         let passed = self.pass_until(deadline);
@@ -86,7 +94,7 @@ impl Fence {
         passed
     }
 
-    fn pass_until(&mut self, deadline: Instant) -> Result<(), Waiting> {
+    fn pass_until(&mut self, deadline: Instant) -> Result<Passed, Waiting> {
         if let Some((client, topics)) = &mut self.inbound {
             for (topic, partitions) in topics {
                 wait_for_detect(client, topic, partitions, deadline)?;
@@ -108,10 +116,29 @@ fn wait_for_detect(client: &OffsetsClient, topic: &TopicName, partitions: &mut u
     loop {
         let committed = client.committed(topic, *partitions, QUERY_TIMEOUT).map_err(Waiting::Unknown)?;
         let late = (0..).zip(committed.iter().zip(ends.as_slice())).find(|(_, (committed, end))| committed.unwrap_or(0) < **end);
-        let Some((partition, (&committed, &end))) = late else { return Ok(()) };
+        let Some((partition, (&committed_there, &end))) = late else {
+            return if exceeds(&committed, &ends) { wait_out_beyond(client, topic, &committed) } else { Ok(()) };
+        };
         if Instant::now() >= deadline {
-            return Err(Waiting::Detect { topic: topic.clone(), partition, committed, end });
+            return Err(Waiting::Detect { topic: topic.clone(), partition, committed: committed_there, end });
         }
         std::thread::sleep(ASK_AGAIN_AFTER);
+    }
+}
+
+fn exceeds(committed: &[Option<u64>], ends: &Offsets) -> bool {
+    committed.iter().zip(ends.as_slice()).any(|(committed, end)| committed.is_some_and(|committed| committed > *end))
+}
+
+/// A position beyond the end that was asked for first may be honest: more was written and read since. Beyond an end
+/// that was asked for after it, it belongs to a log that was deleted or cut.
+fn wait_out_beyond(client: &OffsetsClient, topic: &TopicName, committed: &[Option<u64>]) -> Result<(), Waiting> {
+    let ends = client.ends(topic, committed.len() as u32, QUERY_TIMEOUT).map_err(Waiting::Unknown)?;
+    let beyond = (0..).zip(committed.iter().zip(ends.as_slice())).find_map(|(partition, (committed, end))| {
+        committed.filter(|committed| committed > end).map(|committed| (partition, committed, *end))
+    });
+    match beyond {
+        None => Ok(()),
+        Some((partition, committed, end)) => Err(Waiting::DetectBeyond { topic: topic.clone(), partition, committed, end }),
     }
 }

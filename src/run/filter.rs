@@ -3,7 +3,7 @@
 use super::fence::{Fence, Waiting};
 use super::layout::Layout;
 use super::outcome::{DeadLetters, headers_size};
-use super::view::SharedView;
+use super::view::{Passed, SharedView};
 use super::worker::{Batch, Stage};
 use crate::config::{Config, Evidence};
 use crate::domain::decide::Decision;
@@ -25,6 +25,8 @@ pub struct FilterStage {
     filter: Filter,
     /// Absent on workers of topics for exempt sends: no consent concerns them.
     fence: Option<Fence>,
+    /// The last fence that opened.
+    passed: Option<Passed>,
     view: Arc<SharedView>,
     layout: Arc<Layout>,
     config: Arc<Config>,
@@ -49,7 +51,7 @@ impl FilterStage {
             default_channel: config.default_channel.clone(),
         };
         let filter = Filter::new(rules, view.print_key());
-        Self { filter, fence, view, layout, config, rules_version, metrics }
+        Self { filter, fence, passed: None, view, layout, config, rules_version, metrics }
     }
 
     fn prepare(&mut self, records: &[Received<'_>]) -> Vec<Prepared> {
@@ -95,7 +97,10 @@ impl Stage for FilterStage {
 
     fn fence(&mut self, patience: Duration) -> Result<(), Waiting> {
         match &mut self.fence {
-            Some(fence) => fence.pass(patience),
+            Some(fence) => {
+                self.passed = Some(fence.pass(patience)?);
+                Ok(())
+            }
             None => Ok(()),
         }
     }
@@ -104,7 +109,12 @@ impl Stage for FilterStage {
         let prepared = self.prepare(batch.records);
         let view = self.view.clone();
         let (outcomes, as_of, unknown_business) = {
-            let view = view.read();
+            // Without a fence nothing is looked up: exempt sends, and what leaves a hold by itself.
+            let looked_up = self.passed.filter(|_| batch.fenced && self.fence.is_some());
+            let view = match looked_up {
+                Some(passed) => view.read_after(passed).ok_or_else(|| EdgeError::timed_out("the view was closed after the fence had opened"))?,
+                None => view.read(),
+            };
             self.filter.meet(&view);
             let unknown = prepared.iter().filter(|prepared| !self.filter.knows_business_of(prepared)).count();
             let outcomes: Vec<Outcome> =

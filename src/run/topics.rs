@@ -87,12 +87,19 @@ fn differences(wanted: &WantedTopic, partitions: u32, must_have: Option<u32>, se
     }
     for (name, value) in &wanted.settings {
         match settings.get(*name) {
-            Some(is) if is == value => {}
+            Some(is) if is == value || keeps_more(name, is, value) => {}
             Some(is) => differences.push(format!("{name} is {is}, should be {value}")),
             None => differences.push(format!("{name} is not known, should be {value}")),
         }
     }
     if differences.is_empty() { Finding::Same } else { Finding::Differs(differences) }
+}
+
+/// Whether a topic keeps longer, or takes more, than it must.
+fn keeps_more(name: &str, is: &str, should: &str) -> bool {
+    let (Ok(is), Ok(should)) = (is.parse::<i64>(), should.parse::<i64>()) else { return false };
+    let unlimited = name == "retention.ms" && is == -1;
+    unlimited || is >= should
 }
 
 /// Creates what is missing, prints what differs, changes nothing that exists. `true` where everything is as wanted.
@@ -168,6 +175,14 @@ mod tests {
         assert_eq!(partitions("sends.suppressed"), Some((12, 3)));
         assert_eq!(partitions("opt-outs"), Some((8, 3)));
         assert_eq!(wanted.len(), 9);
+    }
+
+    #[test]
+    fn what_keeps_longer_than_it_must_is_no_difference() {
+        assert!(keeps_more("retention.ms", "-1", "86400000"));
+        assert!(keeps_more("min.compaction.lag.ms", "200", "100"));
+        assert!(!keeps_more("min.compaction.lag.ms", "0", "100"));
+        assert!(!keeps_more("cleanup.policy", "delete", "compact"));
     }
 
     #[test]

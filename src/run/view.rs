@@ -29,7 +29,7 @@ struct Gate {
     topic_id: String,
 }
 
-/// The view and how far it has come.
+/// The view and how far it has come. Where both locks are held, the view's is taken first.
 pub struct SharedView {
     view: RwLock<ConsentView>,
     gate: Mutex<Gate>,
@@ -54,15 +54,24 @@ impl SharedView {
         self.print_key
     }
 
-    /// The view for look-ups. Nothing is applied while it is held.
+    /// The view as it is, for figures and for what no consent concerns.
     pub fn read(&self) -> RwLockReadGuard<'_, ConsentView> {
         self.view.read()
     }
 
+    /// The view for look-ups after a fence; nothing is applied while it is held. `None` where the view was made anew or
+    /// closed since the fence opened: what it holds now was not what the fence waited for.
+    pub fn read_after(&self, passed: Passed) -> Option<RwLockReadGuard<'_, ConsentView>> {
+        let view = self.view.read();
+        let gate = self.gate.lock();
+        (gate.epoch == passed.epoch && gate.closed.is_none()).then_some(view)
+    }
+
     /// Starts over with an empty view of a topic of that many partitions.
     pub fn restart(&self, partitions: u32, why: &'static str) {
+        let mut view = self.view.write();
         let mut gate = self.gate.lock();
-        *self.view.write() = ConsentView::new(self.print_key, partitions);
+        *view = ConsentView::new(self.print_key, partitions);
         gate.applied = vec![0; partitions as usize];
         gate.epoch += 1;
         gate.closed = Some(why);
@@ -125,7 +134,7 @@ impl SharedView {
     /// Waits until everything before `ends` is in the view. `ends` must have been asked for after whatever is to be
     /// decided was received, and `before` taken before they were asked for: a log whose end lies below what had been
     /// applied already is another log than the one that was read.
-    pub fn wait(&self, ends: &Offsets, before: &Applied, deadline: Instant) -> Result<(), Closed> {
+    pub fn wait(&self, ends: &Offsets, before: &Applied, deadline: Instant) -> Result<Passed, Closed> {
         let ends = ends.as_slice();
         let mut gate = self.gate.lock();
         if gate.epoch == before.epoch
@@ -139,7 +148,7 @@ impl SharedView {
                 Some(why) => Closed::View(why),
                 None if gate.epoch != before.epoch || gate.applied.len() != ends.len() => return Err(Closed::View("the view was made anew")),
                 None => match behind(&gate.applied, ends) {
-                    None => return Ok(()),
+                    None => return Ok(Passed { epoch: gate.epoch }),
                     Some((partition, applied, end)) => Closed::Behind { partition, applied, end },
                 },
             };
@@ -148,6 +157,12 @@ impl SharedView {
             }
         }
     }
+}
+
+/// The proof that a fence opened on one view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passed {
+    epoch: u64,
 }
 
 /// Positions of one view.
@@ -207,7 +222,7 @@ mod tests {
     fn the_fence_opens_once_the_view_has_reached_the_ends() {
         let shared = shared(&[5, 7]);
         let before = shared.applied();
-        assert_eq!(shared.wait(&Offsets::new(vec![5, 7]), &before, soon()), Ok(()));
+        assert!(shared.wait(&Offsets::new(vec![5, 7]), &before, soon()).is_ok());
         let behind = Closed::Behind { partition: 1, applied: 7, end: 8 };
         assert_eq!(shared.wait(&Offsets::new(vec![5, 8]), &before, soon()), Err(behind));
     }
@@ -219,7 +234,7 @@ mod tests {
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| shared.wait(&Offsets::new(vec![6]), &before, Instant::now() + Duration::from_secs(10)));
             shared.publish(&[6]);
-            assert_eq!(waiter.join().expect("no panic"), Ok(()));
+            assert!(waiter.join().expect("no panic").is_ok());
         });
     }
 
@@ -236,7 +251,19 @@ mod tests {
         let shared = shared(&[5]);
         let before = shared.applied();
         shared.publish(&[9]);
-        assert_eq!(shared.wait(&Offsets::new(vec![6]), &before, soon()), Ok(()));
+        assert!(shared.wait(&Offsets::new(vec![6]), &before, soon()).is_ok());
+    }
+
+    #[test]
+    fn a_view_that_was_made_anew_after_the_fence_is_not_looked_up() {
+        let shared = shared(&[5]);
+        let passed = shared.wait(&Offsets::new(vec![5]), &shared.applied(), soon()).expect("open");
+        assert!(shared.read_after(passed).is_some());
+        shared.close(Some("poison"));
+        assert!(shared.read_after(passed).is_none());
+        shared.restart(1, "restoring again");
+        shared.close(None);
+        assert!(shared.read_after(passed).is_none());
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub struct Batch<'a> {
     pub first: BTreeMap<TopicPartition, u64>,
     /// The time, where the records were held.
     pub held_until: Option<Timestamp>,
+    /// Whether the fence opened for them. Records that leave a hold by themselves are decided without it.
+    pub fenced: bool,
 }
 
 /// How a worker presents itself to Kafka, and what it reports to.
@@ -214,7 +216,7 @@ impl<'g> Thread<'g> {
     fn decide<S: Stage>(&mut self, stage: &mut S) -> Result<(), EdgeError> {
         let pending = std::mem::take(&mut self.pending);
         let held_until = self.held.then(now);
-        let decided = self.decide_records(stage, &pending, held_until)?;
+        let decided = self.decide_records(stage, &pending, held_until, true)?;
         self.held = false;
         if let Some(next) = decided {
             self.machine.decided(&next, self.now_ms());
@@ -228,6 +230,7 @@ impl<'g> Thread<'g> {
         stage: &mut S,
         records: &[Received<'g>],
         held_until: Option<Timestamp>,
+        fenced: bool,
     ) -> Result<Option<BTreeMap<TopicPartition, u64>>, EdgeError> {
         let mut next: BTreeMap<TopicPartition, u64> = BTreeMap::new();
         for received in records {
@@ -241,7 +244,7 @@ impl<'g> Thread<'g> {
             }
         }
         let first = next.keys().filter_map(|partition| Some((partition.clone(), self.machine.decided_up_to(partition)?))).collect();
-        let result = self.begin_if_needed().and_then(|()| stage.decide(&Batch { records, first, held_until }, &self.producer));
+        let result = self.begin_if_needed().and_then(|()| stage.decide(&Batch { records, first, held_until, fenced }, &self.producer));
         match result {
             Ok(()) => Ok(Some(next)),
             Err(error) => self.trouble(error).map(|()| None),
@@ -271,7 +274,7 @@ impl<'g> Thread<'g> {
             self.machine.expired(&BTreeMap::new(), !self.pending.is_empty(), self.now_ms());
             return Ok(());
         }
-        if let Some(next) = self.decide_records(stage, &leaving, Some(now))? {
+        if let Some(next) = self.decide_records(stage, &leaving, Some(now), false)? {
             self.machine.expired(&next, !self.pending.is_empty(), self.now_ms());
         }
         Ok(())

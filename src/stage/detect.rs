@@ -81,7 +81,6 @@ pub struct Finding {
     arrived_on: Channel,
     sender: Identities,
     occurred_at: Timestamp,
-    recorded: Option<Timestamp>,
     source: Source,
     coordinates: Coordinates,
     cause: proto::ConsentCause,
@@ -214,7 +213,6 @@ impl Detector {
             business,
             sender: message.sender,
             occurred_at: safe_time(state, message.occurred_at, recorded),
-            recorded,
             source: Source::new(record.topic, record.partition, record.offset, message.index),
             coordinates: record.coordinates(),
             cause,
@@ -411,7 +409,7 @@ impl Ledger<'_> {
         let changed_state = match own_earlier {
             Some(own) => own.changed_state,
             None => {
-                let about = |subject| self.about(&finding.business, &finding.channel, subject, &finding.sender);
+                let about = |subject: &Subject| self.about(&finding.business, &finding.channel, subject, &finding.sender);
                 // An opt-in changes something where it ends any of the opt-outs that it covers.
                 let before = match state {
                     ConsentState::OptedOut => about(subject),
@@ -539,10 +537,6 @@ impl Finding {
         hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    fn received(&self) -> Timestamp {
-        self.recorded.unwrap_or(self.occurred_at)
-    }
-
     fn reply(&self, kind: ReplyKind, id: String, superseded: String) -> proto::ReplyRequest {
         let (locale, text) = reply::built_in(kind, Some(&self.evidence.language).filter(|language| !language.is_empty()).map(String::as_str));
         let kind = match kind {
@@ -564,7 +558,8 @@ impl Finding {
             locale: locale.to_owned(),
             text: text.to_owned(),
             in_reply_to: self.evidence.provider_message_id.clone(),
-            expires_at_ms: self.received().plus_millis(REPLY_EXPIRY_MS).millis(),
+            // From the person's act, not from our reading of it: a confirmation that comes an hour late is not sent.
+            expires_at_ms: self.occurred_at.plus_millis(REPLY_EXPIRY_MS).millis(),
             superseded,
             source: self.coordinates.to_string(),
             to_as_received,
@@ -583,7 +578,7 @@ impl Finding {
             from: self.sender.iter().map(Identity::to_text).collect(),
             text,
             rule: self.evidence.rule.clone(),
-            deadline_ms: self.received().plus_millis(policy.review_deadline_ms).millis(),
+            deadline_ms: self.occurred_at.plus_millis(policy.review_deadline_ms).millis(),
             source: self.coordinates.to_string(),
             provider_message_id: self.evidence.provider_message_id.clone(),
             lexicon_version: self.evidence.lexicon_version.clone(),
