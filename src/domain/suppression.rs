@@ -1,11 +1,12 @@
 //! The suppression set: for every consent key, the act that stands.
 //!
 //! Keyed by 64-bit fingerprints under a random key, so that nobody can craft an address that collides with another.
-//! A fingerprint is the exclusive-or of two keyed hashes: one of business and person, one of channel and subject. A
-//! send asks for several slots of one person, so the person is hashed once.
+//! A fingerprint is a pair of keyed hashes: one of business and person, one of channel and subject. A send asks for
+//! several slots of one person: the person is hashed once, and all entries of a person lie together, so that the usual
+//! answer, that nothing is known of them, costs one look into memory.
 //!
-//! The odds: among 100 million keys the chance that any two share a fingerprint at all is about 3 in 10,000
-//! (n²/2⁶⁵); that one given send meets a stranger's entry, about 4 in 10¹¹. A collision silences a stranger, or lets
+//! The odds: among 100 million persons the chance that any two share a fingerprint at all is about 3 in 10,000
+//! (n²/2⁶⁵); that one given send meets a stranger's entry, about 5 in 10¹². A collision silences a stranger, or lets
 //! the stranger's later opt-in speak for the person: the reason why the width is not smaller.
 //!
 //! What is absent: bytes, topics, clocks, locks. Whoever shares a set guards it.
@@ -101,7 +102,8 @@ pub enum Applied {
 }
 
 struct Entry {
-    print: u64,
+    person: u64,
+    slot: u64,
     act: Act,
 }
 
@@ -127,17 +129,22 @@ impl SuppressionSet {
 
     /// The act that stands for a person in a slot.
     pub fn standing(&self, person: PersonPrint, slot: SlotPrint) -> Option<&Act> {
-        let print = person.0 ^ slot.0;
-        self.shards[shard_of(print)].find(print, |entry| entry.print == print).map(|entry| &entry.act)
+        let found = self.shards[shard_of(person)].find(person.0, |entry| entry.person == person.0 && entry.slot == slot.0);
+        found.map(|entry| &entry.act)
+    }
+
+    /// Whether any act of this person stands.
+    pub fn knows(&self, person: PersonPrint) -> bool {
+        self.shards[shard_of(person)].find(person.0, |entry| entry.person == person.0).is_some()
     }
 
     /// Lets an act count on its key.
     pub fn apply(&mut self, key: &ConsentKey, act: Act) -> Applied {
-        let print = self.print(key);
-        let shard = &mut self.shards[shard_of(print)];
-        match shard.entry(print, |entry| entry.print == print, |entry| entry.print) {
+        let (person, slot) = self.prints(key);
+        let shard = &mut self.shards[shard_of(person)];
+        match shard.entry(person.0, |entry| entry.person == person.0 && entry.slot == slot.0, |entry| entry.person) {
             TableEntry::Vacant(vacant) => {
-                vacant.insert(Entry { print, act });
+                vacant.insert(Entry { person: person.0, slot: slot.0, act });
                 Applied::First
             }
             TableEntry::Occupied(mut occupied) => {
@@ -156,8 +163,9 @@ impl SuppressionSet {
 
     /// Forgets a key: the erasure that a tombstone asks for.
     pub fn erase(&mut self, key: &ConsentKey) {
-        let print = self.print(key);
-        if let Ok(entry) = self.shards[shard_of(print)].find_entry(print, |entry| entry.print == print) {
+        let (person, slot) = self.prints(key);
+        let shard = &mut self.shards[shard_of(person)];
+        if let Ok(entry) = shard.find_entry(person.0, |entry| entry.person == person.0 && entry.slot == slot.0) {
             entry.remove();
         }
     }
@@ -182,15 +190,14 @@ impl SuppressionSet {
         self.shards.iter().flat_map(HashTable::iter).filter(|entry| entry.act.state == ConsentState::OptedOut).count()
     }
 
-    fn print(&self, key: &ConsentKey) -> u64 {
-        let person = self.print_key.person(&key.business, &key.identity);
-        person.0 ^ self.print_key.slot(&key.channel, &key.subject).0
+    fn prints(&self, key: &ConsentKey) -> (PersonPrint, SlotPrint) {
+        (self.print_key.person(&key.business, &key.identity), self.print_key.slot(&key.channel, &key.subject))
     }
 }
 
 /// The shard by bits that the table inside does not use for its buckets first.
-fn shard_of(print: u64) -> usize {
-    (print >> 40) as usize % SHARDS
+fn shard_of(person: PersonPrint) -> usize {
+    (person.0 >> 40) as usize % SHARDS
 }
 
 #[cfg(test)]

@@ -74,6 +74,11 @@ impl ConsentView {
         self.set.standing(person, slot).copied()
     }
 
+    /// Whether any act of this person stands.
+    pub fn knows(&self, person: PersonPrint) -> bool {
+        self.set.knows(person)
+    }
+
     /// Whether this message is the one that last opted the key in: its redelivery must not count again, with a later
     /// time, over an opt-out in between.
     pub fn opted_in_by(&self, key: &ConsentKey, provider_message_id: &str) -> bool {

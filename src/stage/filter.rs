@@ -186,7 +186,8 @@ impl Filter {
                 let Some((_, question)) = self.questions.get(*question) else {
                     unreachable!("a prepared send keeps the index of a question of its own batch");
                 };
-                let standing = persons.as_slice().iter().fold(Standing::Silent, |standing, person| {
+                let known = persons.as_slice().iter().filter(|person| view.knows(**person));
+                let standing = known.fold(Standing::Silent, |standing, person| {
                     standing.and(question.judge(|slot| view.standing(*person, slot)))
                 });
                 Outcome::Decided(standing.decision(*exempt))
