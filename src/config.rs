@@ -193,13 +193,7 @@ pub struct RawPolicy {
 
 impl Default for RawPolicy {
     fn default() -> Self {
-        Self {
-            confirmations: true,
-            cross_channel: false,
-            review_suppresses: true,
-            excerpt: ExcerptPolicy::default(),
-            review_deadline_hours: 48,
-        }
+        Self { confirmations: true, cross_channel: false, review_suppresses: true, excerpt: ExcerptPolicy::default(), review_deadline_hours: 48 }
     }
 }
 
@@ -403,7 +397,9 @@ impl RawConfig {
             }
             (None, Some(address)) => format!("{host}-{}", address.port()),
             (None, None) => {
-                problems.push("instance is missing: with `http = off` there is no port to tell instances of a host apart; give --instance NAME".to_owned());
+                problems.push(
+                    "instance is missing: with `http = off` there is no port to tell instances of a host apart; give --instance NAME".to_owned(),
+                );
                 String::new()
             }
         };
@@ -510,7 +506,10 @@ impl RawConfig {
 
     /// A hash of what decides: the same hash, the same decisions.
     fn rules_fingerprint(&self) -> String {
-        let deciding = (&self.business, &self.templates, &self.exempt_categories, &self.policy, &self.default_channel, &self.sends, &self.inbound, PHONE_RULES_VERSION);
+        let deciding = (
+            &self.business, &self.templates, &self.exempt_categories, &self.policy, &self.default_channel, &self.sends, &self.inbound,
+            PHONE_RULES_VERSION,
+        );
         let text = serde_json::to_vec(&deciding).unwrap_or_default(); // plain data: nothing that could fail
         Sha256::digest(text).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
     }
@@ -771,7 +770,10 @@ mod tests {
         "#;
         let Err(Problems(problems)) = check(text, Verb::Run) else { panic!("accepted") };
         let shown = problems.join("\n");
-        for part in ["unknown field passwort", "bootstrap is missing", "isolation.level", "workers", "nowhere", "1-2", "morse", "no-slash", "an alias", "named twice", "instance is missing"] {
+        for part in [
+            "unknown field passwort", "bootstrap is missing", "isolation.level", "workers", "nowhere", "1-2", "morse", "no-slash", "an alias",
+            "named twice", "instance is missing",
+        ] {
             assert!(shown.contains(part), "{part} is missing in:\n{shown}");
         }
     }

@@ -192,7 +192,11 @@ impl Metrics {
         registry.register("consent_older_acts", "Acts that lie behind a newer act of their key: heal them", self.consent_older_acts.clone());
         registry.register("consent_unreadable", "Unreadable records on opt-outs, by part", self.consent_unreadable.clone());
         registry.register("opt_out_effective_seconds", "Time from a person's act until it was applied", self.opt_out_effective_seconds.clone());
-        registry.register("inbound_newest_timestamp_seconds", "Kafka timestamp of the newest inbound record", self.inbound_newest_timestamp_seconds.clone());
+        registry.register(
+            "inbound_newest_timestamp_seconds",
+            "Kafka timestamp of the newest inbound record",
+            self.inbound_newest_timestamp_seconds.clone(),
+        );
         registry.register("silence_alarm", "1 while inbound records have been missing for too long", self.silence_alarm.clone());
         registry.register("stuck_partitions", "Input partitions whose position lies outside of their log", self.stuck_partitions.clone());
     }

@@ -54,10 +54,7 @@ impl Businesses {
         let mut table = Self { aliases: HashMap::new(), names: list.iter().map(|one| one.name.as_str().into()).collect() };
         let mut conflicts = Vec::new();
         for (index, business) in list.iter().enumerate() {
-            let aliases = std::iter::once(&business.name)
-                .chain(&business.numbers)
-                .chain(&business.accounts)
-                .chain(&business.former_names);
+            let aliases = std::iter::once(&business.name).chain(&business.numbers).chain(&business.accounts).chain(&business.former_names);
             for alias in aliases {
                 let previous = table.aliases.insert(canonical_alias(alias), index);
                 if let Some(previous) = previous.filter(|&previous| previous != index) {

@@ -158,11 +158,12 @@ mod tests {
     }
 
     fn fold(acts: &[Act]) -> Option<(Timestamp, bool, Source)> {
-        acts.iter().fold(None, |standing: Option<Act>, act| match standing {
-            Some(standing) if !act.supersedes(&standing) => Some(standing),
-            Some(_) | None => Some(*act),
-        })
-        .map(|act| act.rank())
+        acts.iter()
+            .fold(None, |standing: Option<Act>, act| match standing {
+                Some(standing) if !act.supersedes(&standing) => Some(standing),
+                Some(_) | None => Some(*act),
+            })
+            .map(|act| act.rank())
     }
 
     proptest! {

@@ -35,7 +35,10 @@ pub enum SuppressReason {
 pub enum Decision {
     Allowed(AllowReason),
     /// `cause` is the record that stands against the send; an expired send has none.
-    Suppressed { reason: SuppressReason, cause: Option<Position> },
+    Suppressed {
+        reason: SuppressReason,
+        cause: Option<Position>,
+    },
 }
 
 /// What the acts of one person say about a question.

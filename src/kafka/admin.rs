@@ -53,8 +53,7 @@ impl Admin {
 
     /// Makes a topic; `false` where it exists already.
     pub async fn create(&self, wanted: &WantedTopic) -> Result<bool, EdgeError> {
-        let mut topic =
-            NewTopic::new(&wanted.name, wanted.partitions as i32, TopicReplication::Fixed(i32::from(wanted.replication)));
+        let mut topic = NewTopic::new(&wanted.name, wanted.partitions as i32, TopicReplication::Fixed(i32::from(wanted.replication)));
         for (name, value) in &wanted.settings {
             topic = topic.set(name, value);
         }

@@ -70,9 +70,8 @@ impl Follower {
             assignment.add_partition_offset(topic, partition as i32, offset).map_err(EdgeError::from_kafka)?;
         }
         consumer.assign(&assignment).map_err(EdgeError::from_kafka)?;
-        let batch = BatchConsumer::new(consumer).ok_or_else(|| {
-            EdgeError::Stop(rdkafka::error::KafkaError::ClientCreation("no consumer queue".to_owned()))
-        })?;
+        let batch = BatchConsumer::new(consumer)
+            .ok_or_else(|| EdgeError::Stop(rdkafka::error::KafkaError::ClientCreation("no consumer queue".to_owned())))?;
         Ok(Self { batch, topic: topic.to_owned(), positions: from.to_vec() })
     }
 

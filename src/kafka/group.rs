@@ -241,11 +241,7 @@ impl GroupConsumer {
     }
 
     /// The group's committed position of each partition.
-    pub fn committed(
-        &self,
-        partitions: &[TopicPartition],
-        timeout: Duration,
-    ) -> Result<Vec<Option<u64>>, super::offsets::Unknown> {
+    pub fn committed(&self, partitions: &[TopicPartition], timeout: Duration) -> Result<Vec<Option<u64>>, super::offsets::Unknown> {
         let failed = |error| super::offsets::Unknown::Query(EdgeError::from_kafka(error));
         let asked = list(partitions.iter().map(|partition| (partition, Offset::Invalid))).map_err(failed)?;
         let answer = self.consumer.committed_offsets(asked, timeout).map_err(failed)?;
@@ -344,9 +340,7 @@ pub fn bounds(
     Ok(bounds)
 }
 
-pub(super) fn list<'a>(
-    offsets: impl Iterator<Item = (&'a TopicPartition, Offset)>,
-) -> Result<TopicPartitionList, KafkaError> {
+pub(super) fn list<'a>(offsets: impl Iterator<Item = (&'a TopicPartition, Offset)>) -> Result<TopicPartitionList, KafkaError> {
     let mut list = TopicPartitionList::new();
     for ((topic, partition), offset) in offsets {
         list.add_partition_offset(topic, *partition as i32, offset)?;

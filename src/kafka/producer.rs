@@ -69,8 +69,7 @@ impl TransactionalProducer {
         config.set("message.max.bytes", max_record_bytes.to_string());
         let defaults = [("linger.ms", "2"), ("queue.buffering.max.messages", "500000"), ("queue.buffering.max.kbytes", "262144")];
         connection.set_defaults(&mut config, &defaults);
-        let producer: BaseProducer<TransactionContext> =
-            config.create_with_context(TransactionContext).map_err(EdgeError::from_kafka)?;
+        let producer: BaseProducer<TransactionContext> = config.create_with_context(TransactionContext).map_err(EdgeError::from_kafka)?;
         producer.init_transactions(timeout).map_err(EdgeError::from_kafka)?;
         Ok(Self { producer })
     }
@@ -144,12 +143,7 @@ impl TransactionalProducer {
     }
 
     /// Waits until everything is acknowledged, adds the positions and commits.
-    pub fn commit(
-        &self,
-        positions: &BTreeMap<TopicPartition, u64>,
-        consumer: &GroupConsumer,
-        timeout: Duration,
-    ) -> Result<(), EdgeError> {
+    pub fn commit(&self, positions: &BTreeMap<TopicPartition, u64>, consumer: &GroupConsumer, timeout: Duration) -> Result<(), EdgeError> {
         let deadline = Instant::now() + timeout;
         while self.producer.in_flight_count() > 0 {
             self.producer.poll(DRAIN_POLL);

@@ -154,7 +154,8 @@ fn show(connection: &Connection, out: &mut impl Write) -> Result<(), DemoError> 
         })?;
         suppressed.read(|record| {
             let header = |name| record.header(name).map(|value| String::from_utf8_lossy(value).into_owned()).unwrap_or_default();
-            outcomes.insert(send_id(record), format!("suppressed: {}, by opt-outs record {}", header("stopgate-reason"), header("stopgate-cause")));
+            outcomes
+                .insert(send_id(record), format!("suppressed: {}, by opt-outs record {}", header("stopgate-reason"), header("stopgate-cause")));
         })?;
         Ok(outcomes.len() >= CAMPAIGN.len())
     })?;

@@ -134,9 +134,9 @@ fn exceeds(committed: &[Option<u64>], ends: &Offsets) -> bool {
 /// that was asked for after it, it belongs to a log that was deleted or cut.
 fn wait_out_beyond(client: &OffsetsClient, topic: &TopicName, committed: &[Option<u64>]) -> Result<(), Waiting> {
     let ends = client.ends(topic, committed.len() as u32, QUERY_TIMEOUT).map_err(Waiting::Unknown)?;
-    let beyond = (0..).zip(committed.iter().zip(ends.as_slice())).find_map(|(partition, (committed, end))| {
-        committed.filter(|committed| committed > end).map(|committed| (partition, committed, *end))
-    });
+    let beyond = (0..)
+        .zip(committed.iter().zip(ends.as_slice()))
+        .find_map(|(partition, (committed, end))| committed.filter(|committed| committed > end).map(|committed| (partition, committed, *end)));
     match beyond {
         None => Ok(()),
         Some((partition, committed, end)) => Err(Waiting::DetectBeyond { topic: topic.clone(), partition, committed, end }),

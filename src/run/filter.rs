@@ -117,8 +117,7 @@ impl Stage for FilterStage {
             };
             self.filter.meet(&view);
             let unknown = prepared.iter().filter(|prepared| !self.filter.knows_business_of(prepared)).count();
-            let outcomes: Vec<Outcome> =
-                prepared.iter().map(|prepared| self.filter.decide(prepared, &view, batch.held_until)).collect();
+            let outcomes: Vec<Outcome> = prepared.iter().map(|prepared| self.filter.decide(prepared, &view, batch.held_until)).collect();
             (outcomes, view.applied().to_vec(), unknown as u64)
         };
         let as_of_shown = as_of_text(&as_of);

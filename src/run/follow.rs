@@ -41,7 +41,10 @@ pub struct Follow {
 enum Again {
     Restore(&'static str),
     /// The number of partitions changed: nothing can be done here.
-    Changed { was: u32, is: u32 },
+    Changed {
+        was: u32,
+        is: u32,
+    },
 }
 
 /// A topic as it was when it was restored.
@@ -74,12 +77,7 @@ impl Follow {
         Ok(())
     }
 
-    fn restore_and_follow(
-        &self,
-        offsets: &OffsetsClient,
-        known: &mut Option<Identity>,
-        why: &'static str,
-    ) -> Result<Option<Again>, EdgeError> {
+    fn restore_and_follow(&self, offsets: &OffsetsClient, known: &mut Option<Identity>, why: &'static str) -> Result<Option<Again>, EdgeError> {
         let topic = &*self.config.topics.opt_outs;
         let Some(partitions) = self.retried(|| offsets.partitions(topic, QUERY_TIMEOUT).ok().flatten()) else { return Ok(None) };
         if let Some(known) = known.as_ref().filter(|known| known.partitions != partitions) {

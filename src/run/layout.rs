@@ -53,9 +53,10 @@ impl Layout {
     /// Waits until all topics of the verb exist, and looks at them. `None` where the process stops before.
     pub fn wait(config: &Config, verb: Verb, brokers: Brokers, status: &Status, stop: &Stop) -> Result<Option<Self>, Refusal> {
         let admin = Admin::new(&config.connection, QUERY_TIMEOUT)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
-            Refusal::Topics(vec![format!("no runtime for administrative calls: {error}")])
-        })?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Refusal::Topics(vec![format!("no runtime for administrative calls: {error}")]))?;
         while !stop.is_asked() {
             match admin.cluster() {
                 Err(error @ EdgeError::Stop(_)) => return Err(error.into()),
@@ -113,13 +114,7 @@ fn needed(config: &Config, verb: Verb) -> Vec<&TopicName> {
     needed
 }
 
-async fn look(
-    config: &Config,
-    verb: Verb,
-    brokers: Brokers,
-    admin: &Admin,
-    existing: &BTreeMap<String, u32>,
-) -> Result<Layout, Refusal> {
+async fn look(config: &Config, verb: Verb, brokers: Brokers, admin: &Admin, existing: &BTreeMap<String, u32>) -> Result<Layout, Refusal> {
     let mut layout = Layout::default();
     let mut problems = Vec::new();
     let topics = needed(config, verb);

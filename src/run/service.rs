@@ -99,7 +99,9 @@ pub fn run(config: Config, verb: Verb, brokers: Brokers, stop: &Stop) -> Result<
     let listener = match config.http {
         None => None,
         Some(address) => Some(http::bind(address).map_err(|error| {
-            Failure::Refused(format!("http: {address} cannot be taken: {error}; give another --http ADDR:PORT, or --http off and --instance NAME"))
+            Failure::Refused(format!(
+                "http: {address} cannot be taken: {error}; give another --http ADDR:PORT, or --http off and --instance NAME"
+            ))
         })?),
     };
     for warning in config.warnings() {

@@ -122,11 +122,21 @@ pub fn create(config: &Config, out: &mut impl Write) -> Result<bool, TopicsError
                         continue;
                     }
                     let settings: Vec<String> = wanted.settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
-                    writeln!(out, "created  {name} ({} partitions, {} replicas{}{})", wanted.partitions, wanted.replication, if settings.is_empty() { "" } else { ", " }, settings.join(", "))?;
+                    writeln!(
+                        out,
+                        "created  {name} ({} partitions, {} replicas{}{})",
+                        wanted.partitions,
+                        wanted.replication,
+                        if settings.is_empty() { "" } else { ", " },
+                        settings.join(", ")
+                    )?;
                 }
             }
         }
-        writeln!(out, "\nConsumers of sends.allowed and replies must set isolation.level=read_committed; it is not the default of Java's client.")?;
+        writeln!(
+            out,
+            "\nConsumers of sends.allowed and replies must set isolation.level=read_committed; it is not the default of Java's client."
+        )?;
         Ok(as_wanted)
     })
 }
@@ -191,7 +201,10 @@ mod tests {
         let settings = [("cleanup.policy".to_owned(), "delete".to_owned())].into();
         assert_eq!(
             differences(&wanted, 8, Some(4), &settings),
-            Finding::Differs(vec!["partitions is 8, must be 4, as its sends topic has".into(), "cleanup.policy is delete, should be compact".into()])
+            Finding::Differs(vec![
+                "partitions is 8, must be 4, as its sends topic has".into(),
+                "cleanup.policy is delete, should be compact".into()
+            ])
         );
     }
 }

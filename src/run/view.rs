@@ -43,7 +43,13 @@ impl SharedView {
     pub fn new(print_key: PrintKey) -> Self {
         Self {
             view: RwLock::new(ConsentView::new(print_key, 0)),
-            gate: Mutex::new(Gate { applied: Vec::new(), epoch: 0, closed: Some("not restored yet"), went_back: false, topic_id: String::new() }),
+            gate: Mutex::new(Gate {
+                applied: Vec::new(),
+                epoch: 0,
+                closed: Some("not restored yet"),
+                went_back: false,
+                topic_id: String::new(),
+            }),
             moved: Condvar::new(),
             print_key,
         }

@@ -435,7 +435,13 @@ impl Ledger<'_> {
         }
         let mut answer = Answer::default();
         for (key, standing) in keys.iter().zip(&standing) {
-            let act = Act { state, occurred_at: finding.occurred_at, source: finding.source, cause: Position { partition: 0, offset: 0 }, changed_state };
+            let act = Act {
+                state,
+                occurred_at: finding.occurred_at,
+                source: finding.source,
+                cause: Position { partition: 0, offset: 0 },
+                changed_state,
+            };
             if standing.is_none_or(|standing| act.supersedes(&standing)) {
                 answer.consents.push(self.write(key.clone(), act, finding));
             }

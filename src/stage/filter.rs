@@ -144,9 +144,10 @@ impl Filter {
         };
         let channel = send.channel.as_ref().unwrap_or(&self.rules.default_channel);
         let program = send.program.as_deref().filter(|_| !exempt);
-        let found = self.questions.iter().position(|((known, of_program, for_exempt), _)| {
-            *for_exempt == exempt && known == channel && of_program.as_deref() == program
-        });
+        let found = self
+            .questions
+            .iter()
+            .position(|((known, of_program, for_exempt), _)| *for_exempt == exempt && known == channel && of_program.as_deref() == program);
         let question = found.unwrap_or_else(|| {
             let question = match exempt {
                 true => Question::exempt(self.prints, channel),
@@ -187,9 +188,8 @@ impl Filter {
                     unreachable!("a prepared send keeps the index of a question of its own batch");
                 };
                 let known = persons.as_slice().iter().filter(|person| view.knows(**person));
-                let standing = known.fold(Standing::Silent, |standing, person| {
-                    standing.and(question.judge(|slot| view.standing(*person, slot)))
-                });
+                let standing =
+                    known.fold(Standing::Silent, |standing, person| standing.and(question.judge(|slot| view.standing(*person, slot))));
                 Outcome::Decided(standing.decision(*exempt))
             }
         }
@@ -354,10 +354,8 @@ mod tests {
         filter.decide(&prepared, &view(), held_until.and_then(Timestamp::from_millis))
     }
 
-    const OPTED_OUT: Outcome = Outcome::Decided(Decision::Suppressed {
-        reason: SuppressReason::OptedOut,
-        cause: Some(Position { partition: 1, offset: 7 }),
-    });
+    const OPTED_OUT: Outcome =
+        Outcome::Decided(Decision::Suppressed { reason: SuppressReason::OptedOut, cause: Some(Position { partition: 1, offset: 7 }) });
 
     #[test]
     fn a_marketing_send_to_an_opted_out_person_is_suppressed_however_the_number_is_spelt() {
@@ -401,7 +399,10 @@ mod tests {
         let shown: Vec<String> = headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
         assert_eq!(
             shown,
-            ["stopgate-reason: opted-out", "stopgate-cause: 1@7", "stopgate-as-of: 0@12,1@9", "stopgate-source: sends-3@42", "stopgate-rules: r1"]
+            [
+                "stopgate-reason: opted-out", "stopgate-cause: 1@7", "stopgate-as-of: 0@12,1@9", "stopgate-source: sends-3@42",
+                "stopgate-rules: r1"
+            ]
         );
         let (name, value) = allowed_header(AllowReason::NoOptOut, &source, &as_of, "r1");
         assert_eq!((name, value.as_str()), ("stopgate", "reason=no-opt-out;source=sends-3@42;as-of=0@12,1@9;rules=r1"));

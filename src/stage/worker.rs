@@ -554,7 +554,11 @@ mod tests {
             worker.decided(&at(15), 0);
             worker.asked(Rebalance::Give { partitions: vec![partition(0)], lost });
             assert_eq!(worker.next(1), first);
-            if lost { worker.aborted() } else { worker.committed() }
+            if lost {
+                worker.aborted()
+            } else {
+                worker.committed()
+            }
             assert_eq!(worker.next(1), Step::Give(vec![partition(0)]));
             worker.given(false);
             assert_eq!(worker.partitions().count(), 0);

@@ -184,7 +184,8 @@ mod tests {
 
     #[test]
     fn an_unreadable_value_counts_as_an_opt_out_at_its_records_time() {
-        for value in [&[0xff_u8, 0xff, 0xff][..], &[], &[0x08, 0x63], &[0x08, 0x02, 0x10, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]] {
+        for value in [&[0xff_u8, 0xff, 0xff][..], &[], &[0x08, 0x63], &[0x08, 0x02, 0x10, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]]
+        {
             let ConsentChange::Unreadable(act) = decode_value(Some(value), Some(5), HERE) else { panic!("{value:?} was read") };
             assert_eq!((act.state, act.occurred_at.millis(), act.cause), (ConsentState::OptedOut, 5, HERE));
         }
@@ -194,14 +195,24 @@ mod tests {
     #[test]
     fn an_unreadable_key_is_an_error() {
         let none = Businesses::default();
-        for bytes in [&b""[..], b"garbage", b"a|b|c", b"a|whatsapp|phone:+5511912345678|marketing|x", b"\xff|whatsapp|ext:1|all", b"|whatsapp|ext:1|all", b"a|whatsapp|lid:1|all", b"a|whatsapp|ext:1|everything"] {
+        for bytes in [
+            &b""[..],
+            b"garbage",
+            b"a|b|c",
+            b"a|whatsapp|phone:+5511912345678|marketing|x",
+            b"\xff|whatsapp|ext:1|all",
+            b"|whatsapp|ext:1|all",
+            b"a|whatsapp|lid:1|all",
+            b"a|whatsapp|ext:1|everything",
+        ] {
             assert_eq!(decode_key(bytes, &none), Err(UnreadableKey), "{}", String::from_utf8_lossy(bytes));
         }
     }
 
     #[test]
     fn old_keys_follow_todays_businesses_and_phone_forms() {
-        let list = [Business { name: "acme".into(), numbers: vec![], accounts: vec!["900100200300400".into()], former_names: vec!["old".into()] }];
+        let list =
+            [Business { name: "acme".into(), numbers: vec![], accounts: vec!["900100200300400".into()], former_names: vec!["old".into()] }];
         let businesses = Businesses::new(&list).expect("no conflict");
         for bytes in ["900100200300400|whatsapp|phone:+551112345678|marketing", "old|whatsapp|phone:+5511912345678|marketing"] {
             assert_eq!(decode_key(bytes.as_bytes(), &businesses), Ok(key("acme", "whatsapp", "+5511912345678", "marketing")));
@@ -220,8 +231,8 @@ mod tests {
 
         #[test]
         fn no_bytes_panic(key in prop::collection::vec(any::<u8>(), 0..64), value in prop::collection::vec(any::<u8>(), 0..64)) {
-            let _ = decode_key(&key, &Businesses::default());
-            let _ = decode_value(Some(&value), None, HERE);
+            drop(decode_key(&key, &Businesses::default()));
+            drop(decode_value(Some(&value), None, HERE));
         }
     }
 }

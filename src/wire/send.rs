@@ -61,18 +61,12 @@ pub struct SendDecoder {
 impl SendDecoder {
     /// Compiles the pointers once.
     pub fn new(format: SendFormat, at: &SendPointers) -> Result<Self, BadPointer> {
-        let pointers = [
-            &at.business, &at.channel, &at.to, &at.recipient, &at.from, &at.category, &at.program, &at.template, &at.expires_at,
-        ];
+        let pointers = [&at.business, &at.channel, &at.to, &at.recipient, &at.from, &at.category, &at.program, &at.template, &at.expires_at];
         Ok(Self { format, fields: FieldSet::compile(&pointers)? })
     }
 
     /// Reads one send. `scratch` is kept between calls so that reading allocates little.
-    pub fn decode<'a>(
-        &self,
-        record: &Record<'a>,
-        scratch: &mut Vec<Option<FieldValue<'a>>>,
-    ) -> Result<OutboundSend<'a>, DecodeError> {
+    pub fn decode<'a>(&self, record: &Record<'a>, scratch: &mut Vec<Option<FieldValue<'a>>>) -> Result<OutboundSend<'a>, DecodeError> {
         let format = match self.format {
             SendFormat::Auto if record.header("stopgate-to").is_some() => SendFormat::Headers,
             SendFormat::Auto if says_protobuf(record) => SendFormat::Protobuf,
@@ -88,11 +82,7 @@ impl SendDecoder {
         }
     }
 
-    fn from_json<'a>(
-        &self,
-        value: &'a [u8],
-        scratch: &mut Vec<Option<FieldValue<'a>>>,
-    ) -> Result<OutboundSend<'a>, DecodeError> {
+    fn from_json<'a>(&self, value: &'a [u8], scratch: &mut Vec<Option<FieldValue<'a>>>) -> Result<OutboundSend<'a>, DecodeError> {
         self.fields.extract(value, scratch).map_err(|_| DecodeError::Malformed)?;
         let mut fields = scratch.drain(..);
         let mut next = || fields.next().flatten();
@@ -193,7 +183,17 @@ mod tests {
         let channel = send.channel.as_ref().map(Channel::as_str).unwrap_or("-");
         let shown = |text: &Option<Cow<'_, str>>| text.as_deref().unwrap_or("-").to_owned();
         let expires = send.expires_at.map_or("-".to_owned(), |at| at.to_string());
-        Ok([shown(&send.business), shown(&send.from), channel.to_owned(), to.join(","), shown(&send.category), shown(&send.program), shown(&send.template), expires].join(" "))
+        Ok([
+            shown(&send.business),
+            shown(&send.from),
+            channel.to_owned(),
+            to.join(","),
+            shown(&send.category),
+            shown(&send.program),
+            shown(&send.template),
+            expires,
+        ]
+        .join(" "))
     }
 
     #[track_caller]
@@ -207,9 +207,15 @@ mod tests {
             r#"{"id":"s1","business":"acme","channel":"WhatsApp","to":"+5511912345678","from":"+12025550100","category":"MARKETING","program":"news","expires_at":"2026-11-01T10:00:00Z"}"#,
             Ok("acme +12025550100 whatsapp phone:+5511912345678 MARKETING news - 1793527200000ms"),
         );
-        check_json(r#"{"business":"acme","to":5511912345678,"template":"order_update"}"#, Ok("acme - - phone:+5511912345678 - - order_update -"));
+        check_json(
+            r#"{"business":"acme","to":5511912345678,"template":"order_update"}"#,
+            Ok("acme - - phone:+5511912345678 - - order_update -"),
+        );
         check_json(r#"{"business":"acme","recipient":"US.7001","to":"12025550143"}"#, Ok("acme - - phone:+12025550143,bsuid:US.7001 - - - -"));
-        check_json(r#"{"business":"acme","to":["+12025550143","email:Ada@example.com"]}"#, Ok("acme - - phone:+12025550143,email:ada@example.com - - - -"));
+        check_json(
+            r#"{"business":"acme","to":["+12025550143","email:Ada@example.com"]}"#,
+            Ok("acme - - phone:+12025550143,email:ada@example.com - - - -"),
+        );
     }
 
     #[test]
@@ -232,14 +238,16 @@ mod tests {
 
     #[test]
     fn protobuf_sends_say_so_in_a_header() {
-        let request = proto::SendRequest { business: "acme".into(), to: vec!["+12025550143".into()], category: "utility".into(), ..Default::default() };
+        let request =
+            proto::SendRequest { business: "acme".into(), to: vec!["+12025550143".into()], category: "utility".into(), ..Default::default() };
         let shown = decode(Some(&request.encode_to_vec()), &[("content-type", b"application/x-protobuf")]);
         assert_eq!(shown.as_deref(), Ok("acme - - phone:+12025550143 utility - - -"));
     }
 
     #[test]
     fn opaque_payloads_are_read_by_their_headers_alone() {
-        let headers: &[(&str, &[u8])] = &[("stopgate-to", b"+12025550143,bsuid:US.1"), ("stopgate-business", b"acme"), ("stopgate-category", b"utility")];
+        let headers: &[(&str, &[u8])] =
+            &[("stopgate-to", b"+12025550143,bsuid:US.1"), ("stopgate-business", b"acme"), ("stopgate-category", b"utility")];
         let shown = "acme - - phone:+12025550143,bsuid:US.1 utility - - -";
         assert_eq!(decode(Some(b"\xff\x00opaque"), headers).as_deref(), Ok(shown));
         assert_eq!(decode(None, headers).as_deref(), Ok(shown));
@@ -248,9 +256,9 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_panic(value in prop::collection::vec(any::<u8>(), 0..128), header in prop::collection::vec(any::<u8>(), 0..32)) {
-            let _ = decode(Some(&value), &[]);
-            let _ = decode(Some(&value), &[("stopgate-to", &header)]);
-            let _ = decode(Some(&value), &[("stopgate-format", b"protobuf")]);
+            drop(decode(Some(&value), &[]));
+            drop(decode(Some(&value), &[("stopgate-to", &header)]));
+            drop(decode(Some(&value), &[("stopgate-format", b"protobuf")]));
         }
     }
 }

@@ -1,10 +1,16 @@
 //! The broker harness itself: that its broker is a real one (isolation, compaction, timestamps), and that its client
 //! sees what is there.
 
+use std::panic::AssertUnwindSafe;
+
+use prost::Message as _;
+
 use crate::support::broker::Broker;
 use crate::support::kafka::{CLEANED_AT_ONCE, Isolation, Record};
+use crate::support::records::{DecisionBlock, ReasonCount};
 use crate::support::wait::{DEADLINE, wait_for};
 use crate::support::wire::{self, RawRecord};
+use crate::support::world::{World, phone, send};
 
 #[test]
 fn a_record_is_read_as_it_was_written() {
@@ -117,4 +123,54 @@ fn a_broker_of_ones_own_survives_a_kill_with_its_records() {
     kafka.produce("t", Record::new("k", "after"));
     let values: Vec<String> = kafka.read_committed("t").iter().map(|record| record.value_text()).collect();
     assert_eq!(values, ["before", "after"]);
+}
+
+/// Plays the filter by hand for two sends, the first of them suppressed; `spoil` may change what is written.
+fn played(broker: &Broker, spoil: impl FnOnce(&mut Vec<Record>, &mut Vec<Record>, &mut DecisionBlock)) -> World {
+    let world = World::new(broker, "harness-checker");
+    let inputs = ["a", "b", "c"].map(|id| send(id, &phone(1), "marketing").to(1).at(1_700_000_000_000));
+    world.kafka.produce_all(&world.names.sends, inputs.clone());
+    let suppressed = inputs[0].clone().header("stopgate-source", format!("{}-1@0", world.names.sends));
+    let count = |count| vec![ReasonCount { reason: "r".into(), count }];
+    let mut block = DecisionBlock {
+        topic: world.names.sends.clone(),
+        partition: 1,
+        first_offset: 0,
+        end_offset: 3,
+        as_of: vec![0; 3],
+        rules_version: "1".into(),
+        allowed: count(2),
+        suppressed: count(1),
+        ..DecisionBlock::default()
+    };
+    let (mut allowed, mut suppressed) = (inputs[1..].to_vec(), vec![suppressed]);
+    spoil(&mut allowed, &mut suppressed, &mut block);
+    world.kafka.produce_all(&world.names.allowed, allowed);
+    world.kafka.produce_all(&world.names.suppressed, suppressed);
+    let key = format!("{}-1", world.names.sends);
+    world.kafka.produce(&world.names.decisions, Record::new(key, block.encode_to_vec()));
+    world
+}
+
+#[test]
+fn the_checker_of_outcomes_notices_every_kind_of_fault() {
+    let Some(broker) = Broker::shared() else { return };
+    played(broker, |_, _, _| ()).assert_every_send_has_one_outcome();
+    type Fault = fn(&mut Vec<Record>, &mut Vec<Record>, &mut DecisionBlock);
+    let faults: [(&str, Fault); 9] = [
+        ("lost", |allowed, _, _| drop(allowed.pop())),
+        ("doubled", |allowed, _, _| allowed.push(allowed[0].clone())),
+        ("allowed and suppressed", |allowed, suppressed, _| allowed.insert(0, suppressed[0].clone())),
+        ("out of order", |allowed, _, _| allowed.reverse()),
+        ("another value", |allowed, _, _| allowed[0].value = Some(b"{}".to_vec())),
+        ("another header", |allowed, _, _| allowed[0].headers.push(("x".into(), None))),
+        ("another partition", |allowed, _, _| allowed[0].partition = Some(0)),
+        ("a gap between blocks", |_, _, block| block.first_offset = 1),
+        ("a wrong count", |_, _, block| block.allowed[0].count = 1),
+    ];
+    for (name, fault) in faults {
+        let world = played(broker, fault);
+        let checked = std::panic::catch_unwind(AssertUnwindSafe(|| world.assert_every_send_has_one_outcome()));
+        assert!(checked.is_err(), "{name} was not noticed");
+    }
 }

@@ -281,7 +281,7 @@ impl Broker {
     /// Waits for the end of a broker that was signalled.
     fn join(&self) {
         let mut process = self.own().process.lock().unwrap_or_else(|broken| broken.into_inner());
-        if let Some(mut supervised) = process.take() {
+        if let Some(supervised) = process.take() {
             let ended = supervised.wait(START_DEADLINE);
             assert!(ended.is_some(), "the broker did not end within {START_DEADLINE:?}");
         }

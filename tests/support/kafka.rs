@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -35,6 +36,9 @@ pub const CLEANED_AT_ONCE: &[(&str, &str)] = &[
     ("segment.ms", "100"),
     ("delete.retention.ms", "100"),
 ];
+
+/// A topic to create: name, partitions, settings.
+pub type Wanted<'a> = (&'a str, i32, &'a [(&'a str, &'a str)]);
 
 /// A client of one broker. Clones share the connection that [`Kafka::produce`] uses.
 #[derive(Clone)]
@@ -98,7 +102,7 @@ impl Record {
 }
 
 /// A record as read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Received {
     pub topic: String,
     pub partition: i32,
@@ -107,6 +111,15 @@ pub struct Received {
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
     pub headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl fmt::Debug for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (key, value) = (self.key_text(), self.value_text());
+        write!(f, "{}-{} {key:?} {value:?}", self.topic, self.position())?;
+        let text = |value: &Option<Vec<u8>>| value.as_deref().map(|value| String::from_utf8_lossy(value).into_owned());
+        f.debug_map().entries(self.headers.iter().map(|(name, value)| (name, text(value)))).finish()
+    }
 }
 
 impl Received {
@@ -192,18 +205,30 @@ impl Kafka {
         self.create_with(topic, partitions, &[]);
     }
 
-    /// Creates a topic, and waits until every partition has a leader.
+    /// Creates a topic with settings.
     pub fn create_with(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
-        let new =
-            settings.iter().fold(NewTopic::new(topic, partitions, TopicReplication::Fixed(1)), |new, (name, value)| {
-                new.set(name, value)
-            });
-        for result in self.admin(|admin, options| block_on(admin.create_topics([&new], options))) {
+        self.create_all(&[(topic, partitions, settings)]);
+    }
+
+    /// Creates topics in one request, and waits until every partition has a leader.
+    pub fn create_all(&self, topics: &[Wanted<'_>]) {
+        let new: Vec<NewTopic<'_>> = topics
+            .iter()
+            .map(|(topic, partitions, settings)| {
+                let plain = NewTopic::new(topic, *partitions, TopicReplication::Fixed(1));
+                settings.iter().fold(plain, |new, (name, value)| new.set(name, value))
+            })
+            .collect();
+        for result in self.admin(|admin, options| block_on(admin.create_topics(&new, options))) {
             result.unwrap_or_else(|(topic, code)| panic!("cannot create topic {topic}: {code}"));
         }
-        wait_for("leaders of a new topic", DEADLINE, || match self.partitions(topic) {
-            Some(found) if found == partitions => Ok(()),
-            seen => Err(seen),
+        wait_for("leaders of new topics", DEADLINE, || {
+            let seen: Vec<Option<i32>> = topics.iter().map(|(topic, ..)| self.partitions(topic)).collect();
+            if topics.iter().zip(&seen).all(|((_, partitions, _), seen)| *seen == Some(*partitions)) {
+                Ok(())
+            } else {
+                Err(seen)
+            }
         });
     }
 
@@ -289,12 +314,7 @@ impl Kafka {
     pub fn bounds(&self, topic: &str, isolation: Isolation) -> Vec<(i64, i64)> {
         let consumer = self.consumer(isolation);
         let partitions = self.partitions(topic).unwrap_or_else(|| panic!("no topic {topic}"));
-        let ask = |partition| {
-            consumer
-                .fetch_watermarks(topic, partition, REQUEST)
-                .unwrap_or_else(|error| panic!("no offsets of {topic}-{partition}: {error}"))
-        };
-        (0..partitions).map(ask).collect()
+        (0..partitions).map(|partition| watermarks(&consumer, topic, partition)).collect()
     }
 
     /// The committed offset of every partition.
@@ -320,7 +340,7 @@ impl Kafka {
             .collect()
     }
 
-    /// Commits offsets for a group without members.
+    /// Commits offsets for a group without members. Static members leave with their session only: they are waited for.
     pub fn commit(&self, group: &str, topic: &str, offsets: &[(i32, i64)]) {
         let consumer: BaseConsumer = self
             .config()
@@ -332,9 +352,7 @@ impl Kafka {
             list.add_partition_offset(topic, *partition, Offset::Offset(*offset))
                 .unwrap_or_else(|error| panic!("no such offset: {error}"));
         }
-        consumer
-            .commit(&list, CommitMode::Sync)
-            .unwrap_or_else(|error| panic!("cannot commit offsets of {group}: {error}"));
+        wait_for(&format!("committed offsets of {group}"), DEADLINE, || consumer.commit(&list, CommitMode::Sync));
     }
 
     // --- writing ---
@@ -402,15 +420,21 @@ impl Kafka {
         let mut list = TopicPartitionList::new();
         // To be asked for `Beginning`, a client that is not connected yet takes half a second.
         for partition in 0..partitions {
-            let (first, _) = consumer
-                .fetch_watermarks(topic, partition, REQUEST)
-                .unwrap_or_else(|error| panic!("no offsets of {topic}-{partition}: {error}"));
+            let (first, _) = watermarks(&consumer, topic, partition);
             list.add_partition_offset(topic, partition, Offset::Offset(first))
                 .unwrap_or_else(|error| panic!("cannot read {topic}-{partition}: {error}"));
         }
         consumer.assign(&list).unwrap_or_else(|error| panic!("cannot read {topic}: {error}"));
         Reader { consumer, topic: topic.to_owned(), partitions, records: RefCell::default(), ended: RefCell::default() }
     }
+}
+
+/// First and end offset of a partition; tried again where a topic is so new that its leader does not know it yet.
+#[track_caller]
+fn watermarks(consumer: &BaseConsumer, topic: &str, partition: i32) -> (i64, i64) {
+    wait_for(&format!("offsets of {topic}-{partition}"), DEADLINE, || {
+        consumer.fetch_watermarks(topic, partition, REQUEST)
+    })
 }
 
 /// Follows one topic from its beginning and keeps what it has seen.
@@ -465,6 +489,18 @@ impl Reader {
     pub fn seen(&self) -> Vec<Received> {
         while self.poll(Duration::ZERO) {}
         self.records.borrow().clone()
+    }
+
+    /// How many records were seen up to now.
+    pub fn count(&self) -> usize {
+        while self.poll(Duration::ZERO) {}
+        self.records.borrow().len()
+    }
+
+    /// The first record seen up to now that fits.
+    pub fn look(&self, fits: impl Fn(&Received) -> bool) -> Option<Received> {
+        while self.poll(Duration::ZERO) {}
+        self.records.borrow().iter().find(|record| fits(record)).cloned()
     }
 
     /// Waits until `count` records, or more, were seen.

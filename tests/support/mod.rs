@@ -3,7 +3,10 @@
 
 pub mod broker;
 pub mod kafka;
+pub mod murmur2;
 pub mod process;
+pub mod records;
 pub mod service;
 pub mod wait;
 pub mod wire;
+pub mod world;

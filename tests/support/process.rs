@@ -1,7 +1,8 @@
 //! Child processes that do not outlive the test process, however that ends.
 //!
-//! A child runs under a small shell script that reads signal names from a pipe held by the test process. The end of
-//! the pipe, which the kernel brings about at any exit, kills the child and removes its directory.
+//! A child runs under a small shell script that reads words from a pipe held by the test process: names of signals for
+//! the child, and `leave`. The end of the pipe without that word, which the kernel brings about at any exit, kills the
+//! child and removes its directory.
 
 use std::fs;
 use std::io::Write as _;
@@ -10,29 +11,32 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// First argument: the directory for `stdout` and `stderr`; the rest: the command.
+/// First argument: the directory for `stdout`, `stderr` and, once the child has ended, `exit.` and the script's own
+/// process id; the rest: the command.
 const SUPERVISOR: &str = r#"
 dir=$1; shift
 exec 3<&0
 "$@" </dev/null >>"$dir/stdout" 2>>"$dir/stderr" 3<&- &
 child=$!
 (
-  while read -r signal <&3; do kill -s "$signal" "$child"; done
-  : >"$dir/abandoned"
-  kill -s CONT "$child"; kill -s KILL "$child"
+  while read -r word <&3; do
+    if [ "$word" = leave ]; then exit 0; fi
+    [ -e "$dir/exit.$$" ] || kill -s "$word" "$child"
+  done
+  [ -e "$dir/exit.$$" ] || { kill -s CONT "$child"; kill -s KILL "$child"; }
+  exit 1
 ) 2>/dev/null &
 reader=$!
 exec 3<&- </dev/null
-wait "$child"; status=$?
-if [ -e "$dir/abandoned" ]; then rm -rf "$dir"; else kill -s KILL "$reader"; fi
-exit "$status"
+wait "$child"
+echo $? >"$dir/exit.new" && mv "$dir/exit.new" "$dir/exit.$$"
+wait "$reader" || rm -rf "$dir"
 "#;
 
 /// A running child. Dropping it kills it and waits until it is gone.
 #[derive(Debug)]
 pub struct Supervised {
     supervisor: Child,
-    /// `None` once the child has ended.
     pipe: Option<ChildStdin>,
     directory: PathBuf,
 }
@@ -60,19 +64,18 @@ impl Supervised {
     /// Sends the signal of this name (`TERM`, `KILL`, `STOP`, …).
     #[track_caller]
     pub fn signal(&mut self, name: &str) {
-        let Some(pipe) = self.pipe.as_mut() else { panic!("the child has ended, it cannot be signalled") };
+        let Some(pipe) = self.pipe.as_mut() else { panic!("the supervisor has no pipe") };
         writeln!(pipe, "{name}").unwrap_or_else(|error| panic!("cannot signal the child: {error}"));
     }
 
     /// The exit code, once the child has ended; 128 + n after signal n.
-    pub fn exit_code(&mut self) -> Option<i32> {
-        let status = self.supervisor.try_wait().unwrap_or_else(|error| panic!("lost the child: {error}"))?;
-        self.pipe = None;
-        Some(status.code().unwrap_or(-1))
+    pub fn exit_code(&self) -> Option<i32> {
+        let text = fs::read_to_string(self.directory.join(format!("exit.{}", self.supervisor.id()))).ok()?;
+        Some(text.trim().parse().unwrap_or(-1))
     }
 
     /// Waits for the end of the child; `None` if it still runs after that time.
-    pub fn wait(&mut self, within: Duration) -> Option<i32> {
+    pub fn wait(&self, within: Duration) -> Option<i32> {
         let started = Instant::now();
         loop {
             match self.exit_code() {
@@ -97,8 +100,12 @@ impl Supervised {
 }
 
 impl Drop for Supervised {
+    /// The directory belongs to whoever gave it.
     fn drop(&mut self) {
-        drop(self.pipe.take());
+        if let Some(mut pipe) = self.pipe.take() {
+            // Where the supervisor is gone already, so is the child.
+            drop(pipe.write_all(b"CONT\nKILL\nleave\n"));
+        }
         drop(self.supervisor.wait());
     }
 }

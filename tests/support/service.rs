@@ -14,16 +14,18 @@ pub const DRAIN: Duration = Duration::from_secs(10);
 
 /// The path of the program.
 fn program() -> String {
-    env!("CARGO_BIN_EXE_stopgate").to_owned()
+    std::env::var("STOPGATE_TEST_BINARY").unwrap_or_else(|_| panic!("STOPGATE_TEST_BINARY names no program"))
 }
 
 /// How to start the program.
 #[derive(Clone, Debug, Default)]
 pub struct Start {
     verb: String,
-    arguments: Vec<String>,
+    arguments: Vec<(String, String)>,
     config: Option<String>,
     variables: Vec<(String, String)>,
+    serving: bool,
+    /// Whether to choose a free port for HTTP.
     http: bool,
 }
 
@@ -35,11 +37,14 @@ impl Start {
 
     /// A verb that serves (`run`, `detect`, `filter`), with its HTTP on a free port.
     pub fn serving(verb: &str) -> Start {
-        Start { verb: verb.into(), http: true, ..Start::default() }
+        Start { verb: verb.into(), serving: true, http: true, ..Start::default() }
     }
 
+    /// An option with its value, in place of an earlier one of that name.
     pub fn arg(mut self, name: &str, value: &str) -> Start {
-        self.arguments.extend([name.to_owned(), value.to_owned()]);
+        self.http &= name != "--http";
+        self.arguments.retain(|(known, _)| known != name);
+        self.arguments.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -74,9 +79,11 @@ impl Start {
         let address = self.http.then(free_address);
         if let Some(address) = &address {
             command.extend(["--http".into(), address.clone()]);
+        }
+        if self.serving {
             command.extend(["--state-dir".into(), directory.path().join("state").display().to_string()]);
         }
-        command.extend(self.arguments.clone());
+        command.extend(self.arguments.iter().flat_map(|(name, value)| [name.clone(), value.clone()]));
         let process = Supervised::spawn(directory.path(), &command, &self.variables);
         Service { process, address, name: self.verb.clone(), directory }
     }
@@ -84,7 +91,7 @@ impl Start {
     /// Runs a verb to its end.
     #[track_caller]
     pub fn finish(&self) -> Finished {
-        let mut service = self.spawn();
+        let service = self.spawn();
         let Some(code) = service.process.wait(DEADLINE) else {
             panic!("stopgate {} did not end within {DEADLINE:?}:\n{}", self.verb, service.stderr())
         };

@@ -13,7 +13,8 @@ use super::{Button, Class, Classification, Confidence, RuleId, Scope, Scratch};
 
 /// Decides by themselves.
 const OPT_OUT: [&str; 12] = [
-    "optout", "unsubscribe", "unsub", "unsubscribed", "stopall", "stoppromotions", "stopmarketing", "donotcontact", "dnc", "revoke", "optedout", "nomore",
+    "optout", "unsubscribe", "unsub", "unsubscribed", "stopall", "stoppromotions", "stopmarketing", "donotcontact", "dnc", "revoke", "optedout",
+    "nomore",
 ];
 const OPT_IN: [&str; 8] = ["optin", "resubscribe", "unstop", "optedin", "resume", "subscribe", "start", "restart"];
 /// Decide if nothing unknown stands beside them.

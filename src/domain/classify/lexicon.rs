@@ -134,7 +134,13 @@ impl Lexicon {
 fn is_other_name(code: &str, primary: &str) -> bool {
     matches!(
         (code, primary.to_ascii_lowercase().as_str()),
-        ("tl", "fil") | ("he", "iw") | ("id", "in") | ("zh", "yue" | "cmn") | ("ms", "zlm" | "zsm") | ("fa", "prs" | "pes") | ("sw", "swa" | "swh")
+        ("tl", "fil")
+            | ("he", "iw")
+            | ("id", "in")
+            | ("zh", "yue" | "cmn")
+            | ("ms", "zlm" | "zsm")
+            | ("fa", "prs" | "pes")
+            | ("sw", "swa" | "swh")
     )
 }
 
@@ -279,7 +285,13 @@ impl Builder {
         self.entry(words, character.encode_utf8(&mut [0; 4]), false).1.keywords.push(place);
     }
 
-    fn add_grammar(&mut self, all: &[LanguageData], language: &LanguageData, number: u8, words: &mut WordsBuilder) -> Result<Grammar, LexiconFault> {
+    fn add_grammar(
+        &mut self,
+        all: &[LanguageData],
+        language: &LanguageData,
+        number: u8,
+        words: &mut WordsBuilder,
+    ) -> Result<Grammar, LexiconFault> {
         let mut classes = Classes::default();
         for class in &language.classes {
             let set = classes.new_class(&class.name).map_err(|reason| fault(language, class.line, &reason))?;

@@ -27,9 +27,10 @@ fn keywords_survive_case_punctuation_courtesy_and_disguise() {
     check_all(
         Class::OptOut,
         &[
-            "STOP", "Stop.", " stop!! ", "ＳＴＯＰ", "s\u{200c}top", "Stop. Thank you", "please stop", "stop pls", "Parar, por favor", "opt out", "opt-out", "OptOut",
-            "REVOKE", "S T O P", "s.t.o.p.", "st op", "5T0P", "$top", "stopppp", "SSSTTTOOOPPP", "STOP STOP STOP", "stop. unsubscribe. cancel!", "ЅТОР", "sтop", "🆂🆃🅾🅿",
-            "🛑", "🛑🛑", "İPTAL", "iptal", "ıptal", "&quot;STOP&quot;", "\"stop\"", "Hi, stop please. Thanks!", "STOP\nSent from my iPhone", "退订。", "수신 거부",
+            "STOP", "Stop.", " stop!! ", "ＳＴＯＰ", "s\u{200c}top", "Stop. Thank you", "please stop", "stop pls", "Parar, por favor",
+            "opt out", "opt-out", "OptOut", "REVOKE", "S T O P", "s.t.o.p.", "st op", "5T0P", "$top", "stopppp", "SSSTTTOOOPPP",
+            "STOP STOP STOP", "stop. unsubscribe. cancel!", "ЅТОР", "sтop", "🆂🆃🅾🅿", "🛑", "🛑🛑", "İPTAL", "iptal", "ıptal", "&quot;STOP&quot;",
+            "\"stop\"", "Hi, stop please. Thanks!", "STOP\nSent from my iPhone", "退订。", "수신 거부",
         ],
     );
 }
@@ -64,7 +65,12 @@ fn opt_in_takes_exact_words() {
 fn what_others_wrote_decides_nothing() {
     check_all(
         Class::None,
-        &["Liked \"Sale ends today. Reply STOP to opt out\"", "> Reply STOP\nwhat does this mean?", "A aimé « Soldes. STOP au 36111 »", "👍 to “Reply STOP to opt out”"],
+        &[
+            "Liked \"Sale ends today. Reply STOP to opt out\"",
+            "> Reply STOP\nwhat does this mean?",
+            "A aimé « Soldes. STOP au 36111 »",
+            "👍 to “Reply STOP to opt out”",
+        ],
     );
 }
 
@@ -86,7 +92,10 @@ fn short_forms_of_one_language_act_only_where_it_is_spoken() {
 #[test]
 fn titles_act_as_texts_and_payloads_go_first() {
     let press = |payload, title| classify(&LEXICON, &Message { button: Some(Button { payload, title }), ..Message::default() });
-    for title in ["Stop promotions", "Parar promoções", "Detener promociones", "Arrêter les promotions", "Werbung stoppen", "Promosyonları durdur", "停止推广"] {
+    for title in [
+        "Stop promotions", "Parar promoções", "Detener promociones", "Arrêter les promotions", "Werbung stoppen", "Promosyonları durdur",
+        "停止推广",
+    ] {
         let found = press(None, Some(title));
         assert_eq!((found.class, found.scope), (Class::OptOut, Some(Scope::promotions())), "{title}");
     }
@@ -103,7 +112,9 @@ fn a_business_can_add_remove_and_replace_words() {
         language: "en".to_owned(),
         words: words.iter().map(|word| (*word).to_owned()).collect(),
     };
-    let decide = |changes: &[Override], text| classify(&LEXICON.with_overrides(changes).unwrap(), &Message { text: Some(text), ..Message::default() }).class;
+    let decide = |changes: &[Override], text| {
+        classify(&LEXICON.with_overrides(changes).unwrap(), &Message { text: Some(text), ..Message::default() }).class
+    };
     assert_eq!(decide(&[change(Change::Add, Class::OptOut, &["adios amigos"])], "Adios, amigos"), Class::OptOut);
     assert_eq!(decide(&[change(Change::Remove, Class::OptOut, &["end"])], "END"), Class::None);
     assert_eq!(decide(&[change(Change::Replace, Class::Help, &["sos"])], "SOS"), Class::Help);

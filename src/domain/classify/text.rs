@@ -210,10 +210,8 @@ impl Text {
     fn unmix(&mut self, start: usize) {
         let word: String = self.folded.get(start..).unwrap_or("").to_owned();
         let as_latin: Option<String> = word.chars().map(|c| if c.is_ascii() { Some(c) } else { fold::latin_look_alike(c) }).collect();
-        let as_cyrillic: Option<String> = word
-            .chars()
-            .map(|c| if c.is_ascii_alphabetic() { fold::cyrillic_look_alike(c) } else { Some(c) })
-            .collect();
+        let as_cyrillic: Option<String> =
+            word.chars().map(|c| if c.is_ascii_alphabetic() { fold::cyrillic_look_alike(c) } else { Some(c) }).collect();
         if let Some(pure) = as_latin.or(as_cyrillic) {
             self.folded.truncate(start);
             self.folded.push_str(&pure);
@@ -303,9 +301,7 @@ mod tests {
         let mut out = Text::default();
         out.clear();
         out.read(text, 0..text.len(), &builder.build());
-        (0..out.tokens.len())
-            .map(|at| format!("{}{}", if out.tokens[at].opens { "|" } else { "" }, out.slice(at..at + 1)))
-            .collect()
+        (0..out.tokens.len()).map(|at| format!("{}{}", if out.tokens[at].opens { "|" } else { "" }, out.slice(at..at + 1))).collect()
     }
 
     #[test]

@@ -303,11 +303,7 @@ fn an_opt_out_follows_the_person_to_a_new_number_programmes_included() {
     world.receive(&message(ADA, "STOP"));
     world.receive(&message(ADA, "STOP PROMOTIONS"));
     let answers = world.receive(&number_change("12025550143", "12025550177"));
-    assert_eq!(
-        keys(&answers),
-        ["acme|whatsapp|phone:+12025550177|marketing"],
-        "marketing covers what the programme's own record would say"
-    );
+    assert_eq!(keys(&answers), ["acme|whatsapp|phone:+12025550177|marketing"], "marketing covers what the programme's own record would say");
     assert_eq!(answers[0].consents[0].record.cause(), proto::ConsentCause::IdentityChange);
     assert!(replies(&answers).is_empty());
     assert!(keys(&world.receive(&number_change("12025550143", "12025550177"))).is_empty());

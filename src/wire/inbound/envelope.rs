@@ -210,9 +210,7 @@ mod tests {
 
     #[test]
     fn a_value_that_ends_within_its_frame_is_truncated() {
-        for value in
-            [&b"\0"[..], b"\0\0\0\0", b"\0\0\0\0\x07", b"\0\0\0\0\x07\x02", b"\0\0\0\0\x07\x06\0\0", b"\0\0\0\0\x07\x02\x80"]
-        {
+        for value in [&b"\0"[..], b"\0\0\0\0", b"\0\0\0\0\x07", b"\0\0\0\0\x07\x02", b"\0\0\0\0\x07\x06\0\0", b"\0\0\0\0\x07\x02\x80"] {
             check(value, Err(DecodeError::TruncatedFrame));
         }
     }

@@ -259,11 +259,7 @@ impl Place<'_, '_> {
         let sender = super::sender(person)?;
         let id = self.synthetic_id("preference", &sender, &[&preference.value, &preference.timestamp]);
         let content = whatsapp::preference(&preference.category, &preference.value);
-        Ok(Some(InboundMessage {
-            provider_message_id: Some(id),
-            occurred_at: preference.timestamp.time(),
-            ..self.event(sender, content)
-        }))
+        Ok(Some(InboundMessage { provider_message_id: Some(id), occurred_at: preference.timestamp.time(), ..self.event(sender, content) }))
     }
 
     fn user_id_update(&self, update: &UserIdUpdate<'_>) -> Result<Option<InboundMessage>, DecodeError> {
@@ -312,9 +308,8 @@ impl Place<'_, '_> {
             same.extend(matching.take(CONTACTS_OF_ONE_PERSON).filter_map(|&(_, contact)| self.contacts.get(contact)));
         }
         if let ([contact @ [phone, user, _parent]], true, true) = (self.contacts, is_only_event, same.is_empty()) {
-            let names_other = |id: &Option<Identity>| {
-                id.as_ref().is_some_and(|id| person.iter().any(|known| known.kind() == id.kind() && known != id))
-            };
+            let names_other =
+                |id: &Option<Identity>| id.as_ref().is_some_and(|id| person.iter().any(|known| known.kind() == id.kind() && known != id));
             if !names_other(phone) && !names_other(user) {
                 same.push(contact);
             }
@@ -328,8 +323,7 @@ impl Place<'_, '_> {
         let account = self.entry.id.text().unwrap_or_default();
         let person: Vec<String> = person.iter().map(Identity::to_text).collect();
         let fields: Vec<_> = fields.iter().map(|field| field.text().unwrap_or_default()).collect();
-        let parts =
-            std::iter::once(&*account).chain(person.iter().map(String::as_str)).chain(fields.iter().map(|field| &**field));
+        let parts = std::iter::once(&*account).chain(person.iter().map(String::as_str)).chain(fields.iter().map(|field| &**field));
         super::synthetic_id(kind, parts)
     }
 }

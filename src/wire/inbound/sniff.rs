@@ -28,7 +28,7 @@ pub(super) enum Shape {
 pub(super) fn shape(json: &[u8]) -> Shape {
     let mut seen = Seen::default();
     // An error means no more than that reading has stopped.
-    let _ = (&mut seen).deserialize(&mut serde_json::Deserializer::from_slice(json));
+    drop((&mut seen).deserialize(&mut serde_json::Deserializer::from_slice(json)));
     seen.shape()
 }
 
@@ -145,9 +145,7 @@ impl Visitor<'_> for KeyVisitor {
             b"specversion" => Key::SpecVersion,
             b"apiVersion" => Key::ApiVersion,
             b"messageSid" => Key::Settles(Shape::TwilioData),
-            b"whatsappInboundMessage" | b"whatsappUserPreference" | b"whatsappMessage" | b"smsInbound" => {
-                Key::Settles(Shape::Ycloud)
-            }
+            b"whatsappInboundMessage" | b"whatsappUserPreference" | b"whatsappMessage" | b"smsInbound" => Key::Settles(Shape::Ycloud),
             b"from" | b"text" | b"button" => Key::Native,
             _ => Key::Other,
         })

@@ -51,9 +51,8 @@ struct Sms<'a> {
 
 /// Whether the bytes are a form with a name that only Twilio's messages have.
 pub(super) fn is_form(bytes: &[u8]) -> bool {
-    form_urlencoded::parse(bytes).any(|(name, value)| {
-        !value.is_empty() && matches!(&*name, "MessageSid" | "SmsMessageSid" | "SmsSid" | "AccountSid" | "From" | "Body")
-    })
+    form_urlencoded::parse(bytes)
+        .any(|(name, value)| !value.is_empty() && matches!(&*name, "MessageSid" | "SmsMessageSid" | "SmsSid" | "AccountSid" | "From" | "Body"))
 }
 
 /// Reads a form. Bytes that are not UTF-8 read as replacement characters.
@@ -89,19 +88,8 @@ pub(super) fn from_form(bytes: &[u8]) -> Result<Decoded, DecodeError> {
 
 /// The members of the event's data, in the order in which [`from_values`] takes them.
 const DATA: [&str; 13] = [
-    "messageSid",
-    "accountSid",
-    "messagingServiceSid",
-    "from",
-    "to",
-    "body",
-    "waId",
-    "externalUserId",
-    "optOutType",
-    "buttonText",
-    "buttonPayload",
-    "forwarded",
-    "timestamp",
+    "messageSid", "accountSid", "messagingServiceSid", "from", "to", "body", "waId", "externalUserId", "optOutType", "buttonText",
+    "buttonPayload", "forwarded", "timestamp",
 ];
 
 /// The data at the top level.
@@ -135,8 +123,7 @@ pub(super) fn from_event(json: &[u8]) -> Option<Result<Decoded, DecodeError>> {
 fn from_values(values: Vec<Option<FieldValue<'_>>>, event_time: Option<FieldValue<'_>>) -> Result<Decoded, DecodeError> {
     let mut values = values.into_iter();
     let mut next = || values.next().flatten();
-    let text =
-        |value: Option<FieldValue<'_>>| value?.to_text().filter(|text| !text.is_empty()).map(|text| text.into_owned().into());
+    let text = |value: Option<FieldValue<'_>>| value?.to_text().filter(|text| !text.is_empty()).map(|text| text.into_owned().into());
     let sms = Sms {
         sid: text(next()),
         account: text(next()),

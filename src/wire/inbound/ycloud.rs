@@ -127,12 +127,8 @@ fn from_whatsapp(message: &whatsapp::Message<'_>) -> Result<Option<InboundMessag
         Content::Nothing if senders.is_empty() && message.is_system() => return Ok(None),
         content => content,
     };
-    let business = OwnedBusinessHints {
-        number: message.ycloud_to.owned(),
-        number_id: None,
-        account: message.ycloud_account.owned(),
-        named: None,
-    };
+    let business =
+        OwnedBusinessHints { number: message.ycloud_to.owned(), number_id: None, account: message.ycloud_account.owned(), named: None };
     Ok(Some(InboundMessage {
         // WhatsApp's own id, which other tools know too.
         provider_message_id: message.ycloud_wamid.owned().or_else(|| message.id.owned()),
@@ -191,14 +187,5 @@ fn from_outbound(message: &OutboundMessage<'_>) -> Result<Option<InboundMessage>
 }
 
 fn event(channel: Channel, business: OwnedBusinessHints, sender: Identities, content: Content) -> InboundMessage {
-    InboundMessage {
-        index: 0,
-        business,
-        channel,
-        sender,
-        provider_message_id: None,
-        occurred_at: None,
-        content,
-        confirmed_by_provider: false,
-    }
+    InboundMessage { index: 0, business, channel, sender, provider_message_id: None, occurred_at: None, content, confirmed_by_provider: false }
 }
