@@ -33,7 +33,8 @@ impl Identity {
     /// Reads `+5511912345678`, `5511912345678`, `whatsapp:+55…`, `phone:+55…`, `bsuid:…`, `email:…`, `ext:…`, `hash:…`.
     pub fn parse(text: &str) -> Result<Self, NotAnIdentity> {
         let text = text.trim();
-        if text.len() > MAX_IDENTITY_BYTES {
+        // The bound is the value's: what a constructor made must read back, prefix and all.
+        if text.len() > MAX_IDENTITY_BYTES + "phone:".len() {
             return Err(NotAnIdentity);
         }
         match text.split_once(':') {
@@ -66,7 +67,8 @@ impl Identity {
         let address = address.trim();
         let (local, domain) = address.rsplit_once('@')?;
         let plausible = !local.is_empty() && !domain.is_empty() && !address.chars().any(char::is_whitespace);
-        plausible.then(|| Self::Email(address.to_lowercase().into()))
+        let folded = address.to_lowercase();
+        (plausible && folded.len() <= MAX_IDENTITY_BYTES).then(|| Self::Email(folded.into()))
     }
 
     /// The kind's prefix in keys and inputs, without the colon.
@@ -208,6 +210,17 @@ mod tests {
         let identities = Identities::new(named.iter().map(|text| Identity::parse(text).expect("one")).collect()).expect("some");
         assert_eq!(identities.first().to_text(), "phone:+12025550143");
         assert_eq!(identities.iter().count(), 3);
+    }
+
+    #[test]
+    fn whatever_a_constructor_made_reads_back_at_any_length() {
+        for length in [1, 400, 500, 506, 507, 511, 512, 513, 600] {
+            let value = "a".repeat(length);
+            let made = [Identity::bsuid(&value), Identity::email(&format!("{value}@b.example")), Identity::parse(&format!("ext:{value}")).ok()];
+            for identity in made.into_iter().flatten() {
+                assert_eq!(Identity::parse(&identity.to_text()), Ok(identity), "{length}");
+            }
+        }
     }
 
     #[test]

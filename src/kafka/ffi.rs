@@ -6,6 +6,7 @@
 //!
 //! Each `unsafe` block says why it is sound. Facts about librdkafka are of version 2.12.1, the one that is bundled.
 
+use super::offsets::Described;
 use crate::record::Header;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::message::BorrowedMessage;
@@ -160,8 +161,8 @@ impl Drop for Consumed<'_> {
     }
 }
 
-/// The id that the broker gave a topic when it was created; `None` where the broker does not tell (librdkafka's mock).
-pub(crate) fn topic_id<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str, timeout: Duration) -> Option<String> {
+/// A topic's id and partition count; `None` where the broker does not tell (librdkafka's mock does not).
+pub(crate) fn describe_topic<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str, timeout: Duration) -> Option<Described> {
     let name = CString::new(topic).ok()?;
     let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
     let client = consumer.client().native_ptr();
@@ -176,20 +177,20 @@ pub(crate) fn topic_id<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &s
         sys::rd_kafka_AdminOptions_set_request_timeout(options, timeout_ms, text.as_mut_ptr(), 0);
         sys::rd_kafka_DescribeTopics(client, topics, options, queue);
         let event = sys::rd_kafka_queue_poll(queue, timeout_ms);
-        let id = described_topic_id(event);
+        let described = described_topic(event);
         if !event.is_null() {
             sys::rd_kafka_event_destroy(event);
         }
         sys::rd_kafka_AdminOptions_destroy(options);
         sys::rd_kafka_queue_destroy(queue);
         sys::rd_kafka_TopicCollection_destroy(topics);
-        id
+        described
     }
 }
 
 /// # Safety
 /// `event` is null or a valid event.
-unsafe fn described_topic_id(event: *mut sys::rd_kafka_event_t) -> Option<String> {
+unsafe fn described_topic(event: *mut sys::rd_kafka_event_t) -> Option<Described> {
     // SAFETY: librdkafka accepts null here and answers null for an event of another kind.
     let result = unsafe { sys::rd_kafka_event_DescribeTopics_result(event) };
     if event.is_null() || result.is_null() {
@@ -212,6 +213,10 @@ unsafe fn described_topic_id(event: *mut sys::rd_kafka_event_t) -> Option<String
             return None;
         }
         let text = CStr::from_ptr(sys::rd_kafka_Uuid_base64str(id)).to_str().ok()?;
-        (!text.is_empty() && !text.starts_with("AAAAAAAAAAAAAAAAAAAAA")).then(|| text.to_owned())
+        let mut partitions = 0;
+        sys::rd_kafka_TopicDescription_partitions(description, &raw mut partitions);
+        // An id of zeros is no id: a broker that does not know the topic, or does not tell.
+        let told = !text.is_empty() && !text.starts_with("AAAAAAAAAAAAAAAAAAAAA") && partitions > 0;
+        told.then(|| Described { id: text.to_owned(), partitions: partitions as u32 })
     }
 }

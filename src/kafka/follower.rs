@@ -38,6 +38,8 @@ pub enum Turn {
     Read,
     /// The log no longer holds the offset that was to be read: start again from its beginning.
     OutOfRange,
+    /// A partition could not be read: start again, with a new follower, at the positions reached.
+    Broken,
 }
 
 /// A reader of all partitions of one topic, `read_committed`.
@@ -80,16 +82,19 @@ impl Follower {
     pub fn turn(&mut self, wait: Duration, mut each: impl FnMut(&[Followed<'_>])) -> Result<Turn, EdgeError> {
         let mut consumed = Vec::new();
         self.batch.consume(wait, BATCH, &mut consumed);
-        for error in consumed.iter().filter_map(Consumed::error) {
-            match error {
-                RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => return Ok(Turn::OutOfRange),
+        // An error of a partition moves the client's position past what was not handed over, or means that a batch was
+        // stepped over: nothing of this turn counts, and reading starts again where the last one ended.
+        if let Some(error) = consumed.iter().filter(|consumed| consumed.partition().is_some()).find_map(Consumed::error) {
+            return match error {
+                RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => Ok(Turn::OutOfRange),
                 RDKafkaErrorCode::TopicAuthorizationFailed => {
-                    return Err(EdgeError::Stop(rdkafka::error::KafkaError::MessageConsumption(error)));
+                    Err(EdgeError::Stop(rdkafka::error::KafkaError::MessageConsumption(error)))
                 }
-                // Leaders move, brokers restart, topics are deleted and created: the client goes on by itself, and
-                // the fence notices what matters.
-                _ => tracing::debug!(target: "stopgate::kafka", topic = %self.topic, %error, "following continues"),
-            }
+                _ => {
+                    tracing::warn!(target: "stopgate::kafka", topic = %self.topic, %error, "reading starts again");
+                    Ok(Turn::Broken)
+                }
+            };
         }
         let records: Vec<Followed<'_>> = consumed
             .iter()

@@ -124,8 +124,9 @@ impl Received<'_> {
 pub enum Met {
     /// Nothing.
     Nothing,
-    /// Some partition's position lies outside of its log: find out which with [`GroupConsumer::bounds`].
-    OutOfRange,
+    /// The client has stopped reading some partition, because its position lies outside of its log, or has stepped over
+    /// a batch that it cannot read. It does not say which: everything is read again, after a look at the [`bounds`].
+    Broken,
 }
 
 /// How a partition is to be read from now on.
@@ -183,7 +184,13 @@ impl GroupConsumer {
                     out.push(Received { message, topic });
                 }
                 Some(Err(error)) => match error.rdkafka_error_code() {
-                    Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => return Ok(Met::OutOfRange),
+                    Some(
+                        RDKafkaErrorCode::AutoOffsetReset
+                        | RDKafkaErrorCode::OffsetOutOfRange
+                        | RDKafkaErrorCode::BadMessage
+                        | RDKafkaErrorCode::BadCompression
+                        | RDKafkaErrorCode::InvalidMessage,
+                    ) => return Ok(Met::Broken),
                     Some(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::GroupAuthorizationFailed) => {
                         return Err(EdgeError::Stop(error));
                     }
@@ -269,7 +276,10 @@ impl GroupConsumer {
 
     /// Gives partitions back.
     pub fn give(&self, partitions: &[TopicPartition]) -> Result<(), EdgeError> {
-        self.consumer.incremental_unassign(&invalid(partitions)?).map_err(EdgeError::from_kafka)
+        let list = invalid(partitions)?;
+        // A pause stays with the client's partition through giving and taking: it ends here.
+        self.consumer.resume(&list).map_err(EdgeError::from_kafka)?;
+        self.consumer.incremental_unassign(&list).map_err(EdgeError::from_kafka)
     }
 
     /// Goes back to these positions: what was fetched beyond them is read again. Taking the partitions anew is used

@@ -119,7 +119,9 @@ impl EdgeError {
     /// Sorts an error. All codes that are treated apart stand here.
     fn from_kafka(error: KafkaError) -> Self {
         if let KafkaError::Transaction(inner) = &error {
-            return if inner.is_fatal() {
+            return if is_refused(inner.code()) {
+                Self::Stop(error)
+            } else if inner.is_fatal() {
                 Self::Renew(error)
             } else if inner.txn_requires_abort() {
                 Self::Abort(error)
@@ -130,14 +132,7 @@ impl EdgeError {
             };
         }
         match error.rdkafka_error_code() {
-            Some(
-                RDKafkaErrorCode::SaslAuthenticationFailed
-                | RDKafkaErrorCode::TopicAuthorizationFailed
-                | RDKafkaErrorCode::GroupAuthorizationFailed
-                | RDKafkaErrorCode::ClusterAuthorizationFailed
-                | RDKafkaErrorCode::TransactionalIdAuthorizationFailed
-                | RDKafkaErrorCode::InvalidArgument,
-            ) => Self::Stop(error),
+            Some(code) if is_refused(code) || code == RDKafkaErrorCode::InvalidArgument => Self::Stop(error),
             Some(
                 RDKafkaErrorCode::Fatal
                 | RDKafkaErrorCode::Fenced
@@ -148,6 +143,18 @@ impl EdgeError {
             Some(_) | None => Self::Retriable(error),
         }
     }
+}
+
+/// Whether the brokers refuse this principal: neither time nor a new client helps.
+fn is_refused(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::SaslAuthenticationFailed
+            | RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::GroupAuthorizationFailed
+            | RDKafkaErrorCode::ClusterAuthorizationFailed
+            | RDKafkaErrorCode::TransactionalIdAuthorizationFailed
+    )
 }
 
 /// Forwards librdkafka's log to `tracing`. Its texts name brokers, topics and partitions, never contents.

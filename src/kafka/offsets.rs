@@ -16,6 +16,17 @@ pub enum Unknown {
     /// One partition failed or was missing in the answer.
     #[error("no offset is known of partition {0}")]
     Partition(u32),
+    /// The brokers do not tell which topic it is.
+    #[error("the brokers do not describe the topic")]
+    Topic,
+}
+
+/// A topic as the brokers describe it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// Given when it was created: a topic that was deleted and created again has another.
+    pub id: String,
+    pub partitions: u32,
 }
 
 /// One offset for each partition of a topic, all known.
@@ -94,9 +105,9 @@ impl OffsetsClient {
         Ok(found.map(|found| found.partitions().len() as u32).filter(|&count| count > 0))
     }
 
-    /// The id that the broker gave the topic when it was created, where it tells.
-    pub fn topic_id(&self, topic: &str, timeout: Duration) -> Option<String> {
-        super::ffi::topic_id(&self.consumer, topic, timeout)
+    /// Which topic it is, and how many partitions it has; `None` where no broker answers, or none knows such a topic.
+    pub fn describe(&self, topic: &str, timeout: Duration) -> Option<Described> {
+        super::ffi::describe_topic(&self.consumer, topic, timeout)
     }
 }
 

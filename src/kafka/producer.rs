@@ -9,16 +9,36 @@ use crate::domain::consent::Position;
 use crate::record::{Produce, TopicPartition};
 use rdkafka::Offset;
 use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedHeaders, Header as NewHeader, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long one poll of a draining producer waits: a poll takes its whole time.
 const DRAIN_POLL: Duration = Duration::from_micros(500);
+
+/// How large records and batches may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest record that any topic takes.
+    pub record_bytes: u64,
+    /// The largest batch that every topic takes: brokers refuse a batch as a whole.
+    pub batch_bytes: u64,
+}
+
+impl Limits {
+    /// Kafka's own defaults.
+    pub const DEFAULT: Self = Self { record_bytes: 1_000_000, batch_bytes: 1_000_000 };
+
+    fn set(self, config: &mut ClientConfig) {
+        config.set("message.max.bytes", self.record_bytes.max(1000).to_string());
+        config.set("batch.size", self.batch_bytes.clamp(1, 1_000_000).to_string());
+    }
+}
 
 /// A header to be added to a record.
 pub type NewHeaders<'a> = &'a [(&'static str, String)];
@@ -61,12 +81,12 @@ impl ProducerContext for TransactionContext {
 impl TransactionalProducer {
     /// A producer under a stable id: `init_transactions` ends what a predecessor left open and fences it. May be called
     /// again after a [`EdgeError::Retriable`].
-    pub fn new(connection: &Connection, transactional_id: &str, max_record_bytes: u64, timeout: Duration) -> Result<Self, EdgeError> {
+    pub fn new(connection: &Connection, transactional_id: &str, limits: Limits, timeout: Duration) -> Result<Self, EdgeError> {
         let mut config = connection.producer();
         config.set("transactional.id", transactional_id);
         config.set("transaction.timeout.ms", "10000");
         config.set("delivery.report.only.error", "true");
-        config.set("message.max.bytes", max_record_bytes.to_string());
+        limits.set(&mut config);
         let defaults = [("linger.ms", "2"), ("queue.buffering.max.messages", "500000"), ("queue.buffering.max.kbytes", "262144")];
         connection.set_defaults(&mut config, &defaults);
         let producer: BaseProducer<TransactionContext> = config.create_with_context(TransactionContext).map_err(EdgeError::from_kafka)?;
@@ -185,6 +205,8 @@ fn retry(deadline: Instant, mut call: impl FnMut(Duration) -> Result<(), KafkaEr
 /// An idempotent producer outside of transactions that never gives a record up: the one of consent records.
 pub struct IdempotentProducer {
     producer: BaseProducer<AckContext>,
+    /// A record was refused: whatever else is in flight, nothing more is expected of this producer.
+    broken: Cell<bool>,
 }
 
 /// Acknowledgements in order of arrival: the number a record was sent under, and where it lies, or what went wrong.
@@ -219,14 +241,19 @@ impl ProducerContext for AckContext {
 
 impl IdempotentProducer {
     /// A producer that waits for its brokers as long as it takes.
-    pub fn new(connection: &Connection, max_record_bytes: u64) -> Result<Self, EdgeError> {
+    pub fn new(connection: &Connection, limits: Limits) -> Result<Self, EdgeError> {
         let mut config = connection.producer();
         config.set("message.timeout.ms", "0");
         config.set("linger.ms", "0");
-        config.set("message.max.bytes", max_record_bytes.to_string());
+        limits.set(&mut config);
         let context = AckContext { acks: Mutex::new(Vec::new()) };
         let producer = config.create_with_context(context).map_err(EdgeError::from_kafka)?;
-        Ok(Self { producer })
+        Ok(Self { producer, broken: Cell::new(false) })
+    }
+
+    /// Whether a record was refused, so that a new producer is needed.
+    pub fn is_broken(&self) -> bool {
+        self.broken.get()
     }
 
     /// Hands a record to the client under a number that its acknowledgement will carry.
@@ -247,7 +274,10 @@ impl IdempotentProducer {
                     self.producer.poll(DRAIN_POLL);
                     record = back;
                 }
-                Err((error, _)) => return Err(EdgeError::Renew(error)),
+                Err((error, _)) => {
+                    self.broken.set(true);
+                    return Err(EdgeError::Renew(error));
+                }
             }
         }
     }
@@ -259,7 +289,10 @@ impl IdempotentProducer {
         acks.into_iter()
             .map(|(number, ack)| match ack {
                 Ok(position) => Ok((number, position)),
-                Err(code) => Err(EdgeError::Renew(KafkaError::MessageProduction(code))),
+                Err(code) => {
+                    self.broken.set(true);
+                    Err(EdgeError::Renew(KafkaError::MessageProduction(code)))
+                }
             })
             .collect()
     }

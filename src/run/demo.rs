@@ -9,7 +9,7 @@ use super::stop::Stop;
 use crate::config::{Overrides, RawConfig, Verb, parse};
 use crate::kafka::embedded::EmbeddedBroker;
 use crate::kafka::follower::{Followed, Follower};
-use crate::kafka::producer::IdempotentProducer;
+use crate::kafka::producer::{IdempotentProducer, Limits};
 use crate::kafka::{Connection, EdgeError};
 use crate::record::{Produce, TopicName};
 use crate::wire::partition::partition_for;
@@ -104,7 +104,7 @@ pub fn run(out: &mut impl Write) -> Result<(), DemoError> {
 }
 
 fn show(connection: &Connection, out: &mut impl Write) -> Result<(), DemoError> {
-    let producer = IdempotentProducer::new(connection, 1_000_000)?;
+    let producer = IdempotentProducer::new(connection, Limits::DEFAULT)?;
     writeln!(out, "stopgate demo: two stages, one embedded broker, {} people\n", PEOPLE.len())?;
     writeln!(out, "1. People write to Acme on WhatsApp (topic inbound-messages, Meta's webhook bodies)\n")?;
     for (number, person) in PEOPLE.iter().enumerate() {

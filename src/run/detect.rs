@@ -48,7 +48,7 @@ impl DetectStage {
         rules: DetectRules,
         metrics: Arc<Metrics>,
     ) -> Result<Self, EdgeError> {
-        let consents = IdempotentProducer::new(&config.connection, layout.max_record_bytes())?;
+        let consents = IdempotentProducer::new(&config.connection, layout.limits())?;
         let overlay = Overlay::default();
         Ok(Self { detector: Detector::new(rules), fence, passed: None, view, overlay, consents, outstanding: 0, layout, config, metrics })
     }
@@ -171,9 +171,8 @@ impl Stage for DetectStage {
     fn start_again(&mut self) -> Result<(), EdgeError> {
         // What is in flight must have landed, or never will, before the fence is asked: with a new producer it never
         // will, because the old one is purged.
-        let settled = self.settle(Instant::now() + Duration::from_secs(5));
-        if settled.is_err() {
-            self.consents = IdempotentProducer::new(&self.config.connection, self.layout.max_record_bytes())?;
+        if self.consents.is_broken() || self.settle(Instant::now() + Duration::from_secs(5)).is_err() {
+            self.consents = IdempotentProducer::new(&self.config.connection, self.layout.limits())?;
             self.outstanding = 0;
         }
         self.overlay.clear();

@@ -1,6 +1,7 @@
 //! The fence as the workers use it: ask where the logs end *now*, wait until the view is there.
 
-use super::view::{Closed, Passed, SharedView};
+use super::layout::Brokers;
+use super::view::{Applied, Closed, Passed, SharedView};
 use crate::config::{Config, FenceLevel};
 use crate::kafka::EdgeError;
 use crate::kafka::offsets::{Offsets, OffsetsClient, Unknown};
@@ -60,6 +61,7 @@ impl fmt::Display for Waiting {
 pub struct Fence {
     view: Arc<SharedView>,
     metrics: Arc<Metrics>,
+    brokers: Brokers,
     offsets: OffsetsClient,
     opt_outs: TopicName,
     /// At level `inbound`: the inbound topics with their partition counts, asked as stage 1's group.
@@ -72,7 +74,13 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_millis(2);
 
 impl Fence {
     /// A fence of the given level, with clients of its own.
-    pub fn new(config: &Config, level: FenceLevel, view: Arc<SharedView>, metrics: Arc<Metrics>) -> Result<Self, EdgeError> {
+    pub fn new(
+        config: &Config,
+        brokers: Brokers,
+        level: FenceLevel,
+        view: Arc<SharedView>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, EdgeError> {
         let offsets = OffsetsClient::new(&config.connection, &config.filter_group)?;
         let inbound = match level {
             FenceLevel::OptOuts => None,
@@ -81,7 +89,7 @@ impl Fence {
                 Some((client, config.inbound.iter().map(|(topic, _)| (topic.clone(), 0)).collect()))
             }
         };
-        Ok(Self { view, metrics, offsets, opt_outs: config.topics.opt_outs.clone(), inbound })
+        Ok(Self { view, metrics, brokers, offsets, opt_outs: config.topics.opt_outs.clone(), inbound })
     }
 
     /// Asks the ends now and waits for them, at most so long. What was received before this call may be decided after
@@ -101,9 +109,29 @@ impl Fence {
             }
         }
         let before = self.view.applied();
+        // A partition that was added, or a topic made anew, may hold an opt-out that no known partition's end tells of.
+        self.is_the_topic_of_the_view(&before)?;
         let ends = self.offsets.ends(&self.opt_outs, before.partitions(), QUERY_TIMEOUT).map_err(Waiting::Unknown)?;
         self.metrics.applied_lag_records.set(before.lag(&ends) as i64);
         self.view.wait(&ends, &before, deadline).map_err(Waiting::View)
+    }
+}
+
+impl Fence {
+    fn is_the_topic_of_the_view(&self, before: &Applied) -> Result<(), Waiting> {
+        let (id, partitions) = match self.brokers {
+            Brokers::Embedded => {
+                let count = self.offsets.partitions(&self.opt_outs, QUERY_TIMEOUT);
+                (None, count.map_err(|error| Waiting::Unknown(Unknown::Query(error)))?)
+            }
+            Brokers::Real => match self.offsets.describe(&self.opt_outs, QUERY_TIMEOUT) {
+                Some(described) => (Some(described.id), Some(described.partitions)),
+                None => return Err(Waiting::Unknown(Unknown::Topic)),
+            },
+        };
+        let known_id = self.view.topic_id();
+        let same = partitions == Some(before.partitions()) && (id.is_none() || id.as_ref() == Some(&known_id));
+        if same { Ok(()) } else { Err(Waiting::View(Closed::View("the opt-outs topic is not the one that was read"))) }
     }
 }
 

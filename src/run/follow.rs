@@ -13,7 +13,7 @@ use crate::kafka::EdgeError;
 use crate::kafka::follower::{Followed, Follower, Turn};
 use crate::kafka::offsets::OffsetsClient;
 use crate::metrics::{Metrics, Part};
-use crate::wire::consent::{ConsentChange, decode_key, decode_value};
+use crate::wire::consent::{ConsentChange, decode_key, decode_value, encode_key};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -26,6 +26,9 @@ const WAIT: Duration = Duration::from_millis(5);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// Why the fence is closed while a key on opt-outs cannot be read.
+const POISONED: &str = "an unreadable key lies on opt-outs";
 
 /// What the applying thread works with.
 pub struct Follow {
@@ -63,6 +66,7 @@ impl Follow {
             match self.restore_and_follow(&offsets, &mut known, why)? {
                 None => {}
                 Some(Again::Restore(again)) => {
+                    self.view.close(Some(again));
                     tracing::warn!(reason = again, "the view is restored again");
                     self.status.unready(PART, Unready::RestoringAgain { why: again });
                     why = again;
@@ -84,7 +88,13 @@ impl Follow {
             return Ok(Some(Again::Changed { was: known.partitions, is: partitions }));
         }
         let began = Instant::now();
-        let id = self.topic_id(offsets);
+        let id = match self.brokers {
+            Brokers::Embedded => None,
+            Brokers::Real => match self.retried(|| self.topic_id(offsets)) {
+                Some(id) => Some(id),
+                None => return Ok(None),
+            },
+        };
         self.metrics.restored.set(0);
         self.view.restart(partitions, why);
         self.view.identify(id.as_deref().unwrap_or_default());
@@ -103,8 +113,19 @@ impl Follow {
         let mut counted = Instant::now();
         while !self.stop.is_asked() {
             let turn = follower.turn(WAIT, |records| self.apply(records, !restoring, &mut poison))?;
-            if turn == Turn::OutOfRange {
-                return Ok(Some(Again::Restore("the log no longer holds the position that was to be read")));
+            match turn {
+                Turn::Read => {}
+                Turn::OutOfRange => return Ok(Some(Again::Restore("the log no longer holds the position that was to be read"))),
+                Turn::Broken => {
+                    self.stop.sleep(RETRY_AFTER);
+                    let reached = follower.positions().to_vec();
+                    follower = Follower::new(&self.config.connection, &self.config.filter_group, topic, &reached)?;
+                    continue;
+                }
+            }
+            if !poison.is_empty() {
+                // Before anybody who waits for this position is let through.
+                self.view.close(Some(POISONED));
             }
             self.view.publish(follower.positions());
             let read: u64 = follower.positions().iter().zip(beginnings.as_slice()).map(|(at, from)| at.saturating_sub(*from)).sum();
@@ -127,7 +148,6 @@ impl Follow {
                     self.status.ready(PART);
                 }
                 (false, false) => {
-                    self.view.close(Some("an unreadable key lies on opt-outs"));
                     self.status.unready(PART, Unready::Poison { positions: poison.iter().map(ToString::to_string).collect() });
                 }
             }
@@ -159,7 +179,7 @@ impl Follow {
 
     fn topic_id(&self, offsets: &OffsetsClient) -> Option<String> {
         match self.brokers {
-            Brokers::Real => offsets.topic_id(&self.config.topics.opt_outs, QUERY_TIMEOUT),
+            Brokers::Real => offsets.describe(&self.config.topics.opt_outs, QUERY_TIMEOUT).map(|described| described.id),
             Brokers::Embedded => None,
         }
     }
@@ -189,7 +209,11 @@ impl Follow {
         };
         let applied = match decode_value(record.value, record.timestamp_ms, at) {
             ConsentChange::Erasure => {
-                view.erase(&key);
+                // The tombstone of an alias of a key erases that alias alone: what stands under the canonical key is on
+                // the topic still.
+                if encode_key(&key).as_bytes() == record.key.unwrap_or_default() {
+                    view.erase(&key);
+                }
                 return;
             }
             ConsentChange::Unreadable(act) => {

@@ -5,6 +5,7 @@ use super::stop::Stop;
 use crate::config::{Config, Verb};
 use crate::kafka::EdgeError;
 use crate::kafka::admin::Admin;
+use crate::kafka::producer::Limits;
 use crate::record::TopicName;
 use crate::wire::partition::partition_for;
 use std::collections::{BTreeMap, BTreeSet};
@@ -93,9 +94,13 @@ impl Layout {
         bytes + RECORD_OVERHEAD_BYTES <= max
     }
 
-    /// The largest record that any topic takes: what the client must let through.
-    pub fn max_record_bytes(&self) -> u64 {
-        self.topics.values().map(|layout| layout.max_record_bytes).max().unwrap_or(DEFAULT_MAX_RECORD_BYTES)
+    /// What the clients must let through, and how much they may put together.
+    pub fn limits(&self) -> Limits {
+        let of_topics = || self.topics.values().map(|layout| layout.max_record_bytes);
+        Limits {
+            record_bytes: of_topics().max().unwrap_or(DEFAULT_MAX_RECORD_BYTES),
+            batch_bytes: of_topics().min().unwrap_or(DEFAULT_MAX_RECORD_BYTES).saturating_sub(RECORD_OVERHEAD_BYTES),
+        }
     }
 }
 
@@ -125,8 +130,10 @@ async fn look(config: &Config, verb: Verb, brokers: Brokers, admin: &Admin, exis
     };
     for topic in topics {
         let settings = all_settings.remove(&**topic).unwrap_or_else(|| {
-            // A principal without the right to ask: the defaults are assumed.
-            tracing::debug!(%topic, "the settings of a topic are not known");
+            // A principal without the right to ask (DescribeConfigs): the defaults are assumed.
+            if brokers == Brokers::Real {
+                tracing::warn!(%topic, "the settings of a topic are not known: is opt-outs compacted?");
+            }
             BTreeMap::new()
         });
         if *topic == config.topics.opt_outs

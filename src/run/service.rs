@@ -60,7 +60,10 @@ const PACE: Pace = Pace {
     idle_wait_ms: 50,
 };
 
-/// A thread and the name by which its end is told.
+/// Where the ends of threads arrive: the thread's name, and why it ended.
+type Ends = mpsc::Receiver<(String, Result<(), EdgeError>)>;
+
+/// The running threads.
 struct Threads {
     ended: mpsc::Sender<(String, Result<(), EdgeError>)>,
     running: usize,
@@ -132,7 +135,7 @@ pub fn run(config: Config, verb: Verb, brokers: Brokers, stop: &Stop) -> Result<
             .map_err(|error| Failure::Failed(format!("no thread: {error}")))?;
     }
     tracing::info!(instance = %parts.config.instance, rules = %parts.rules_version, "starting");
-    let result = start(&parts, verb, brokers, &mut threads).and_then(|()| watch(&parts, verb, &ends, &mut threads));
+    let result = start(&parts, verb, brokers, &ends, &mut threads).and_then(|()| watch(&parts, verb, &ends, &mut threads));
     parts.stop.ask();
     parts.status.unready("process", Unready::Stopping);
     drain(&ends, threads.running);
@@ -140,7 +143,7 @@ pub fn run(config: Config, verb: Verb, brokers: Brokers, stop: &Stop) -> Result<
 }
 
 /// Starts the parts in the order in which they need each other: topics, view, workers.
-fn start(parts: &Parts, verb: Verb, brokers: Brokers, threads: &mut Threads) -> Result<(), Failure> {
+fn start(parts: &Parts, verb: Verb, brokers: Brokers, ends: &Ends, threads: &mut Threads) -> Result<(), Failure> {
     let Some(layout) = Layout::wait(&parts.config, verb, brokers, &parts.status, &parts.stop)? else { return Ok(()) };
     let layout = Arc::new(layout);
     let follow = Follow {
@@ -152,18 +155,39 @@ fn start(parts: &Parts, verb: Verb, brokers: Brokers, threads: &mut Threads) -> 
         stop: parts.stop.clone(),
     };
     threads.start("view".into(), move || follow.run())?;
+    let of_kind = |exempt_only: bool| -> Vec<TopicName> {
+        let sends = parts.config.sends.iter().filter(|sends| sends.input.exempt_only == exempt_only);
+        sends.map(|sends| sends.input.name.clone()).collect()
+    };
+    let filter = |fence| {
+        let (config, view, metrics) = (parts.config.clone(), parts.view.clone(), parts.metrics.clone());
+        FilterStage::new(config, layout.clone(), view, fence, parts.rules_version.clone(), metrics)
+    };
+    let group = &parts.config.filter_group;
+    if verb.filters() && !of_kind(true).is_empty() {
+        // One-time passwords wait for nothing: no consent concerns them, so no view is needed.
+        for worker in 0..parts.config.workers {
+            let pace = Pace { fencing: Fencing::Never, ..PACE };
+            start_worker(parts, threads, &layout, group, format!("exempt-{worker}"), of_kind(true), pace, filter(None))?;
+        }
+    }
     // No group is joined before the view holds the opt-outs topic: nothing would be decided, and partitions would move
     // to a member that cannot serve them.
     while parts.metrics.restored.get() == 0 {
         if parts.stop.is_asked() {
             return Ok(());
         }
+        if let Ok(ended) = ends.try_recv() {
+            threads.running -= 1;
+            parts.status.dead();
+            return Err(ended_early(ended));
+        }
         parts.stop.sleep(Duration::from_millis(5));
     }
     if verb.detects() {
         for worker in 0..parts.config.workers {
             let rules = detect_rules(parts);
-            let fence = Fence::new(&parts.config, FenceLevel::OptOuts, parts.view.clone(), parts.metrics.clone())?;
+            let fence = Fence::new(&parts.config, brokers, FenceLevel::OptOuts, parts.view.clone(), parts.metrics.clone())?;
             let (config, metrics) = (parts.config.clone(), parts.metrics.clone());
             let stage = DetectStage::new(config, layout.clone(), parts.view.clone(), fence, rules, metrics)?;
             let pace = Pace { fencing: Fencing::AfterChange, commits_idle_positions: true, ..PACE };
@@ -172,23 +196,10 @@ fn start(parts: &Parts, verb: Verb, brokers: Brokers, threads: &mut Threads) -> 
         }
     }
     if verb.filters() {
-        let of_kind = |exempt_only: bool| -> Vec<TopicName> {
-            let sends = parts.config.sends.iter().filter(|sends| sends.input.exempt_only == exempt_only);
-            sends.map(|sends| sends.input.name.clone()).collect()
-        };
-        let filter = |fence| {
-            let (config, view, metrics) = (parts.config.clone(), parts.view.clone(), parts.metrics.clone());
-            FilterStage::new(config, layout.clone(), view, fence, parts.rules_version.clone(), metrics)
-        };
-        let group = &parts.config.filter_group;
         for worker in 0..parts.config.workers {
             if !of_kind(false).is_empty() {
-                let fence = Fence::new(&parts.config, parts.config.fence, parts.view.clone(), parts.metrics.clone())?;
+                let fence = Fence::new(&parts.config, brokers, parts.config.fence, parts.view.clone(), parts.metrics.clone())?;
                 start_worker(parts, threads, &layout, group, worker.to_string(), of_kind(false), PACE, filter(Some(fence)))?;
-            }
-            if !of_kind(true).is_empty() {
-                let pace = Pace { fencing: Fencing::Never, ..PACE };
-                start_worker(parts, threads, &layout, group, format!("exempt-{worker}"), of_kind(true), pace, filter(None))?;
             }
         }
     }
@@ -223,7 +234,7 @@ fn start_worker<S: Stage + Send + 'static>(
         member: format!("{}-{worker}", parts.config.instance),
         topics,
         pace,
-        max_record_bytes: layout.max_record_bytes(),
+        limits: layout.limits(),
         status: parts.status.clone(),
         metrics: parts.metrics.clone(),
         stop: parts.stop.clone(),
@@ -232,7 +243,7 @@ fn start_worker<S: Stage + Send + 'static>(
 }
 
 /// Waits for the wish to stop, or for a thread that ends without it.
-fn watch(parts: &Parts, verb: Verb, ends: &mpsc::Receiver<(String, Result<(), EdgeError>)>, threads: &mut Threads) -> Result<(), Failure> {
+fn watch(parts: &Parts, verb: Verb, ends: &Ends, threads: &mut Threads) -> Result<(), Failure> {
     let began = unix_seconds();
     while !parts.stop.is_asked() {
         if verb.detects() {
@@ -247,12 +258,16 @@ fn watch(parts: &Parts, verb: Verb, ends: &mpsc::Receiver<(String, Result<(), Ed
                     continue;
                 }
                 parts.status.dead();
-                let why = result.err().map_or_else(|| "it ended by itself".to_owned(), |error| error.to_string());
-                return Err(Failure::Failed(format!("thread {name} ended: {why}")));
+                return Err(ended_early((name, result)));
             }
         }
     }
     Ok(())
+}
+
+fn ended_early((name, result): (String, Result<(), EdgeError>)) -> Failure {
+    let why = result.err().map_or_else(|| "it ended by itself".to_owned(), |error| error.to_string());
+    Failure::Failed(format!("thread {name} ended: {why}"))
 }
 
 /// Where no inbound record has come for so long, opt-outs may be missing: ingestion is down, or a topic is misspelt.
@@ -274,7 +289,7 @@ fn unix_seconds() -> i64 {
 }
 
 /// Waits for the threads, but not for ever: what hangs is left behind and nothing of it is committed.
-fn drain(ends: &mpsc::Receiver<(String, Result<(), EdgeError>)>, running: usize) {
+fn drain(ends: &Ends, running: usize) {
     let deadline = Instant::now() + Duration::from_millis(9500);
     for _ in 0..running {
         let left = deadline.saturating_duration_since(Instant::now());

@@ -22,6 +22,8 @@ pub enum Unready {
     PartitionsChanged { was: u32, is: u32 },
     /// Records on opt-outs whose key cannot be read.
     Poison { positions: BTreeSet<String> },
+    /// Something that is needed first is not to be had yet.
+    Waiting { what: &'static str, why: String },
     /// A worker holds its sends.
     Holding { why: String },
     /// Input partitions whose committed position the log does not hold.
@@ -38,14 +40,14 @@ impl fmt::Display for Unready {
                 write!(f, "no broker answers at {bootstrap}: start it, or run `stopgate check --bootstrap {bootstrap}`")
             }
             Self::MissingTopics { topics } => {
-                write!(f, "missing topics: {}: create them with `stopgate topics --bootstrap …`", topics.join(", "))
+                write!(f, "missing topics: {}: create them with `stopgate topics`, with the --bootstrap and --config of this process", topics.join(", "))
             }
             Self::Restoring { read, of } => write!(f, "restoring {read} of {of}"),
             Self::RestoringAgain { why } => write!(f, "restoring again: {why}"),
             Self::PartitionsChanged { was, is } => write!(
                 f,
-                "holding: opt-outs had {was} partitions and has {is} now; its partition count is fixed for life: create a \
-                 topic of the new size, and move the records with `kafka-console-consumer` and `kafka-console-producer`"
+                "holding: opt-outs had {was} partitions and has {is} now; one person's records may lie in \
+                 two of them now; restart every instance, so that all of them read and write the new layout"
             ),
             Self::Poison { positions } => {
                 let positions: Vec<&str> = positions.iter().map(String::as_str).collect();
@@ -56,6 +58,7 @@ impl fmt::Display for Unready {
                     positions.join(", ")
                 )
             }
+            Self::Waiting { what, why } => write!(f, "waiting for {what}: {why}"),
             Self::Holding { why } => write!(f, "holding: {why}"),
             Self::OutOfRange { partitions } => write!(
                 f,

@@ -6,7 +6,7 @@ use super::stop::Stop;
 use crate::domain::time::Timestamp;
 use crate::kafka::group::{GroupConsumer, Met, Received, Start, bounds};
 use crate::kafka::offsets::OffsetsClient;
-use crate::kafka::producer::TransactionalProducer;
+use crate::kafka::producer::{Limits, TransactionalProducer};
 use crate::kafka::{Connection, EdgeError};
 use crate::metrics::{self, Metrics};
 use crate::record::{TopicName, TopicPartition};
@@ -55,7 +55,7 @@ pub struct Setup {
     pub member: String,
     pub topics: Vec<TopicName>,
     pub pace: Pace,
-    pub max_record_bytes: u64,
+    pub limits: Limits,
     pub status: Arc<Status>,
     pub metrics: Arc<Metrics>,
     pub stop: Stop,
@@ -67,6 +67,8 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A commit that takes longer than the transaction may live is lost anyway.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY_AFTER: Duration = Duration::from_millis(200);
+/// So many failures in a row are no passing fault.
+const FAILURES_TOLD: u32 = 3;
 /// From the wish to stop to the end: what cannot be committed by then is left to the successor.
 const DRAIN: Duration = Duration::from_secs(8);
 
@@ -85,23 +87,37 @@ impl Setup {
             pending: Vec::new(),
             held: false,
             stuck: BTreeSet::new(),
+            stuck_told: 0,
+            begun: false,
+            failures: 0,
             began: Instant::now(),
-            part: format!("{} worker {}", S::NAME, self.member),
+            part: self.part(),
         };
         let result = thread.turn_until_stopped(&mut stage);
+        if thread.machine.is_holding() {
+            self.metrics.holding_workers.dec();
+        }
         thread.pending.clear();
         result
+    }
+
+    /// The name of this worker in `/readyz`.
+    fn part(&self) -> String {
+        format!("worker {}-{}", self.group, self.member)
     }
 
     /// A producer whose predecessor is fenced; `None` where the process stops before the brokers answer.
     fn new_producer(&self) -> Result<Option<TransactionalProducer>, EdgeError> {
         let id = format!("{}-{}", self.group, self.member);
         while !self.stop.is_asked() {
-            match TransactionalProducer::new(&self.connection, &id, self.max_record_bytes, QUERY_TIMEOUT) {
-                Ok(producer) => return Ok(Some(producer)),
+            match TransactionalProducer::new(&self.connection, &id, self.limits, QUERY_TIMEOUT) {
+                Ok(producer) => {
+                    self.status.ready(&self.part());
+                    return Ok(Some(producer));
+                }
                 Err(error @ EdgeError::Stop(_)) => return Err(error),
                 Err(error @ (EdgeError::Retriable(_) | EdgeError::Abort(_) | EdgeError::Renew(_))) => {
-                    tracing::info!(member = %self.member, %error, "waiting for a producer");
+                    self.status.unready(&self.part(), Unready::Waiting { what: "a transactional producer", why: error.to_string() });
                     self.stop.sleep(RETRY_AFTER);
                 }
             }
@@ -122,6 +138,12 @@ struct Thread<'g> {
     held: bool,
     /// Partitions whose position lies outside of their log.
     stuck: BTreeSet<TopicPartition>,
+    /// How many of them the metric knows of.
+    stuck_told: i64,
+    /// A transaction was begun with the client and has not ended.
+    begun: bool,
+    /// Transactions that failed in a row.
+    failures: u32,
     began: Instant,
     /// The name of this worker in `/readyz`.
     part: String,
@@ -133,7 +155,7 @@ impl<'g> Thread<'g> {
         loop {
             if self.setup.stop.is_asked() {
                 let until = *drain_until.get_or_insert_with(|| Instant::now() + DRAIN);
-                if Instant::now() >= until {
+                if Instant::now() >= until || self.machine.is_in_trouble() {
                     tracing::warn!(part = %self.part, "stopping without the last commit: the successor decides those records again");
                     return Ok(());
                 }
@@ -167,6 +189,8 @@ impl<'g> Thread<'g> {
                 Step::Resume => {
                     self.group.resume(&self.owned())?;
                     self.machine.resumed();
+                    // Where nothing that was held is left, what comes now was not held.
+                    self.held &= !self.pending.is_empty();
                     self.setup.metrics.holding_workers.dec();
                     self.setup.status.ready(&self.part);
                 }
@@ -186,7 +210,7 @@ impl<'g> Thread<'g> {
     fn receive(&mut self, wait: Duration) -> Result<(), EdgeError> {
         let before = self.pending.len();
         self.producer.serve();
-        if self.group.receive(wait, before + BATCH, &mut self.pending)? == Met::OutOfRange {
+        if self.group.receive(wait, before + BATCH, &mut self.pending)? == Met::Broken {
             self.find_stuck();
         }
         let received = self.pending.len() - before;
@@ -215,9 +239,8 @@ impl<'g> Thread<'g> {
 
     fn decide<S: Stage>(&mut self, stage: &mut S) -> Result<(), EdgeError> {
         let pending = std::mem::take(&mut self.pending);
-        let held_until = self.held.then(now);
+        let held_until = std::mem::take(&mut self.held).then(now);
         let decided = self.decide_records(stage, &pending, held_until, true)?;
-        self.held = false;
         if let Some(next) = decided {
             self.machine.decided(&next, self.now_ms());
         }
@@ -251,8 +274,12 @@ impl<'g> Thread<'g> {
         }
     }
 
-    fn begin_if_needed(&self) -> Result<(), EdgeError> {
-        if self.machine.is_open() { Ok(()) } else { self.producer.begin() }
+    fn begin_if_needed(&mut self) -> Result<(), EdgeError> {
+        if !self.begun {
+            self.producer.begin()?;
+            self.begun = true;
+        }
+        Ok(())
     }
 
     /// While holding: the longest head of each partition's records that may leave does.
@@ -291,6 +318,10 @@ impl<'g> Thread<'g> {
         match result {
             Ok(()) => {
                 self.machine.committed();
+                self.begun = false;
+                if std::mem::take(&mut self.failures) >= FAILURES_TOLD {
+                    self.setup.status.ready(&self.part);
+                }
                 let seconds = began.elapsed().as_secs_f64();
                 self.setup.metrics.transaction_seconds.get_or_create(&metrics::Stage { stage: S::NAME }).observe(seconds);
                 Ok(())
@@ -301,11 +332,14 @@ impl<'g> Thread<'g> {
 
     fn abort<S: Stage>(&mut self, stage: &mut S) -> Result<(), EdgeError> {
         self.count_transaction::<S>("aborted");
-        if let Err(error) = self.producer.abort(COMMIT_TIMEOUT) {
+        if self.begun
+            && let Err(error) = self.producer.abort(COMMIT_TIMEOUT)
+        {
             tracing::warn!(part = %self.part, %error, "the transaction could not be aborted: its producer is replaced");
             self.machine.failed(Trouble::Renew);
             return Ok(());
         }
+        self.begun = false;
         self.start_again(stage)?;
         self.group.rewind(&self.machine.rewind_positions())?;
         self.machine.aborted();
@@ -318,6 +352,7 @@ impl<'g> Thread<'g> {
             Some(producer) => self.producer = producer,
             None => return Ok(()),
         }
+        self.begun = false;
         let partitions = self.owned();
         // The new producer has fenced the old one: what the group says now is what was committed.
         let committed = match self.group.committed(&partitions, QUERY_TIMEOUT) {
@@ -336,6 +371,7 @@ impl<'g> Thread<'g> {
 
     fn start_again<S: Stage>(&mut self, stage: &mut S) -> Result<(), EdgeError> {
         self.pending.clear();
+        self.held = false;
         stage.start_again()
     }
 
@@ -347,11 +383,14 @@ impl<'g> Thread<'g> {
         let starts = match self.group.starts(partitions, self.offsets, QUERY_TIMEOUT) {
             Ok(starts) => starts,
             Err(error) => {
-                tracing::info!(part = %self.part, %error, "waiting for committed positions");
+                self.setup.status.unready(&self.part, Unready::Waiting { what: "committed positions", why: error.to_string() });
                 self.setup.stop.sleep(RETRY_AFTER);
                 return Ok(());
             }
         };
+        if !self.machine.is_holding() {
+            self.setup.status.ready(&self.part);
+        }
         let (mut at, mut known) = (Vec::new(), Vec::new());
         for (partition, start) in starts {
             match start {
@@ -381,12 +420,17 @@ impl<'g> Thread<'g> {
         Ok(())
     }
 
-    /// Some position lies outside of its log: retention overtook a reader that was too slow or held too long.
+    /// The client has stopped reading some partition and does not say which. Those whose position lies outside of their
+    /// log (retention overtook a reader that was too slow, or held too long) are told and left alone; everything else
+    /// is read again from the committed positions.
     fn find_stuck(&mut self) {
-        let owned = self.owned();
-        let Ok(bounds) = bounds(self.offsets, &owned, QUERY_TIMEOUT) else { return };
-        for partition in owned {
-            let Some((&(beginning, end), at)) = bounds.get(&partition).zip(self.machine.decided_up_to(&partition)) else { continue };
+        self.machine.failed(Trouble::Abort);
+        let positions = self.machine.rewind_positions();
+        let owned: Vec<TopicPartition> = positions.iter().map(|(partition, _)| partition.clone()).collect();
+        // Without an answer all are read again, and the client will say once more what it cannot read.
+        let bounds = bounds(self.offsets, &owned, QUERY_TIMEOUT).unwrap_or_default();
+        for (partition, at) in positions {
+            let Some(&(beginning, end)) = bounds.get(&partition) else { continue };
             if !(beginning..=end).contains(&at) {
                 let (topic, number) = &partition;
                 tracing::error!(%topic, partition = number, position = at, beginning, end, "the position lies outside of the log");
@@ -395,11 +439,14 @@ impl<'g> Thread<'g> {
             }
         }
         self.tell_stuck();
+        self.setup.stop.sleep(RETRY_AFTER);
     }
 
-    fn tell_stuck(&self) {
+    fn tell_stuck(&mut self) {
         let part = format!("{} input", self.part);
-        self.setup.metrics.stuck_partitions.set(self.stuck.len() as i64);
+        let now = self.stuck.len() as i64;
+        self.setup.metrics.stuck_partitions.inc_by(now - self.stuck_told);
+        self.stuck_told = now;
         if self.stuck.is_empty() {
             self.setup.status.ready(&part);
         } else {
@@ -408,8 +455,14 @@ impl<'g> Thread<'g> {
         }
     }
 
-    /// Sorts an error by what must be done: the machine is told, or the process ends.
+    /// Sorts an error by what must be done: the machine is told, or the process ends. What fails again and again is
+    /// told to whoever asks for readiness.
     fn trouble(&mut self, error: EdgeError) -> Result<(), EdgeError> {
+        self.failures = self.failures.saturating_add(1);
+        if self.failures >= FAILURES_TOLD {
+            self.setup.status.unready(&self.part, Unready::Waiting { what: "a transaction that can be committed", why: error.to_string() });
+            self.setup.stop.sleep(RETRY_AFTER);
+        }
         match error {
             EdgeError::Retriable(_) | EdgeError::Abort(_) => {
                 tracing::warn!(part = %self.part, %error, "the transaction is aborted");

@@ -188,6 +188,14 @@ impl Detector {
         };
         let Some(wish) = wish else { return Ok((class, None)) };
         let business = self.rules.businesses.of_message(&message.business.as_hints()).ok_or(DecodeError::NoBusiness)?;
+        let sender_fits = message.sender.iter().count() <= MAX_IDENTITIES && message.channel.as_str().len() <= MAX_NAME_BYTES;
+        if business.len() > MAX_NAME_BYTES || !sender_fits {
+            return Err(DecodeError::TooLarge);
+        }
+        // A key that could not be read back would close the fence of every filter: such a message goes to a person.
+        if !message.sender.iter().all(|identity| self.reads_back(&business, &message.channel, identity)) {
+            return Err(DecodeError::NoSender);
+        }
         let policy = self.policy(&business);
         let state = match wish {
             Wish::OptIn(_) => ConsentState::OptedIn,
@@ -200,8 +208,8 @@ impl Detector {
             offset: record.offset,
             index: message.index,
         });
-        evidence.provider_message_id = message.provider_message_id.unwrap_or_default();
-        evidence.receiving_number = message.business.number.unwrap_or_default();
+        evidence.provider_message_id = bounded(message.provider_message_id.unwrap_or_default());
+        evidence.receiving_number = bounded(message.business.number.unwrap_or_default());
         evidence.lexicon_version = self.rules.lexicon.version().to_owned();
         evidence.rules_version.clone_from(&self.rules.rules_version);
         evidence.recorded_at_ms = recorded.map_or(0, Timestamp::millis);
@@ -259,9 +267,34 @@ impl Detector {
         (found.class, wish, cause)
     }
 
+    fn reads_back(&self, business: &str, channel: &Channel, identity: &Identity) -> bool {
+        let key =
+            ConsentKey { business: business.into(), channel: channel.clone(), identity: identity.clone(), subject: Subject::Marketing };
+        consent::decode_key(consent::encode_key(&key).as_bytes(), &self.rules.businesses) == Ok(key)
+    }
+
     fn policy(&self, business: &str) -> &Policy {
         self.rules.policies.get(business).unwrap_or(&self.rules.policy)
     }
+}
+
+/// Names an act whoever looks at it: when it occurred, and the place of its message on the inbound topic.
+fn act_name(act: &Act) -> String {
+    let Source { partition, offset, index, .. } = act.source;
+    format!("{}/{partition}@{offset}/{index}", act.occurred_at.millis())
+}
+
+/// Longest id or name that evidence keeps, and most identities of one sender: what is written must fit its topic, and
+/// no provider comes near.
+const MAX_NAME_BYTES: usize = 512;
+const MAX_IDENTITIES: usize = 100;
+
+/// An id as it is, or its hash where it is longer than any real one.
+fn bounded(id: String) -> String {
+    if id.len() <= MAX_NAME_BYTES {
+        return id;
+    }
+    Sha256::digest(id).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Longest excerpt, in bytes, and how much of the text around the matched words a short one keeps.
@@ -454,8 +487,12 @@ impl Ledger<'_> {
                 ConsentState::OptedIn => ReplyKind::OptInConfirmation,
             };
             let first = keys.first().map(|key| consent::encode_key(key).as_str().to_owned()).unwrap_or_default();
-            let superseded = standing.first().copied().flatten().map(|act| act.cause.to_string()).unwrap_or_default();
-            let id = finding.id(&[kind.as_str(), &first, &superseded]);
+            let before = standing.first().copied().flatten().filter(|act| act.source != finding.source);
+            let superseded = before.map(|act| act_name(&act)).unwrap_or_default();
+            // Read again after a crash the superseded act is not known any more: the own act names the reply. The reply
+            // that was computed first was never seen, its transaction having been aborted.
+            let own = own_earlier.map(|act| format!("own {}", act_name(act))).unwrap_or_default();
+            let id = finding.id(&[kind.as_str(), &first, &superseded, &own]);
             answer.reply = Some((kind, finding.reply(kind, id, superseded)));
         }
         answer

@@ -367,6 +367,11 @@ impl Worker {
         self.hold.is_some_and(|hold| !hold.over)
     }
 
+    /// Whether something went wrong that was not mended yet.
+    pub fn is_in_trouble(&self) -> bool {
+        self.trouble.is_some()
+    }
+
     /// Whether a transaction is open.
     pub fn is_open(&self) -> bool {
         self.open_since_ms.is_some()

@@ -117,7 +117,14 @@ pub fn decode_value(value: Option<&[u8]>, recorded_ms: Option<i64>, cause: Posit
         Ok(proto::ConsentState::OptedIn) => ConsentState::OptedIn,
         Ok(proto::ConsentState::Unspecified) | Err(_) => return unreadable(),
     };
-    let Some(occurred_at) = Timestamp::from_millis(record.occurred_at_ms) else { return unreadable() };
+    let recorded = recorded_ms.and_then(Timestamp::from_millis);
+    let said = Some(record.occurred_at_ms).filter(|&millis| millis != 0);
+    let Some(occurred_at) = said.map_or(recorded, Timestamp::from_millis) else { return unreadable() };
+    let occurred_at = match (state, recorded) {
+        // Whoever wrote it: an opt-in never counts later than its record.
+        (ConsentState::OptedIn, Some(recorded)) => occurred_at.min(recorded),
+        (ConsentState::OptedIn, None) | (ConsentState::OptedOut, _) => occurred_at,
+    };
     let evidence = record.evidence.unwrap_or_default();
     let source = evidence.source.map_or_else(Source::default, |at| Source::new(&at.topic, at.partition, at.offset, at.index));
     let act = Act { state, occurred_at, source, cause, changed_state: record.changed_state };
@@ -190,6 +197,21 @@ mod tests {
             assert_eq!((act.state, act.occurred_at.millis(), act.cause), (ConsentState::OptedOut, 5, HERE));
         }
         assert_eq!(decode_value(None, Some(5), HERE), ConsentChange::Erasure);
+    }
+
+    #[test]
+    fn times_of_foreign_records_are_made_safe_too() {
+        let read = |state: proto::ConsentState, occurred_at_ms| {
+            let record = proto::ConsentRecord { state: state.into(), occurred_at_ms, ..Default::default() };
+            match decode_value(Some(&encode_value(&record)), Some(5000), HERE) {
+                ConsentChange::Act { act, .. } => act.occurred_at.millis(),
+                ConsentChange::Unreadable(_) | ConsentChange::Erasure => panic!("not read"),
+            }
+        };
+        assert_eq!(read(proto::ConsentState::OptedIn, 9000), 5000);
+        assert_eq!(read(proto::ConsentState::OptedIn, 3000), 3000);
+        assert_eq!(read(proto::ConsentState::OptedOut, 9000), 9000);
+        assert_eq!(read(proto::ConsentState::OptedOut, 0), 5000);
     }
 
     #[test]

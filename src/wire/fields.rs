@@ -25,8 +25,10 @@ pub enum FieldValue<'a> {
     /// A number with a fraction or an exponent, or an integer beyond `i64`.
     Float(f64),
     Bool(bool),
-    /// The scalars of an array, in order; what it holds beside scalars is left out.
+    /// The scalars of an array, in order; what it holds beside scalars is left out, or `Nested` in a strict set.
     List(Vec<FieldValue<'a>>),
+    /// Only from a strict set: something stands here, and it is no scalar.
+    Nested,
 }
 
 impl<'a> FieldValue<'a> {
@@ -34,7 +36,7 @@ impl<'a> FieldValue<'a> {
     pub fn as_text(&self) -> Option<&str> {
         match self {
             Self::Text(text) => Some(text),
-            Self::Integer(_) | Self::Float(_) | Self::Bool(_) | Self::List(_) => None,
+            Self::Integer(_) | Self::Float(_) | Self::Bool(_) | Self::List(_) | Self::Nested => None,
         }
     }
 
@@ -45,7 +47,7 @@ impl<'a> FieldValue<'a> {
             Self::Text(text) => Some(Cow::Borrowed(text)),
             Self::Integer(number) => Some(Cow::Owned(number.to_string())),
             Self::Float(number) => Some(Cow::Owned(number.to_string())),
-            Self::Bool(_) => None,
+            Self::Bool(_) | Self::Nested => None,
             Self::List(values) => match values.as_slice() {
                 [one] => one.to_text(),
                 _ => None,
@@ -57,7 +59,7 @@ impl<'a> FieldValue<'a> {
     pub fn scalars(&self) -> &[FieldValue<'a>] {
         match self {
             Self::List(values) => values,
-            Self::Text(_) | Self::Integer(_) | Self::Float(_) | Self::Bool(_) => std::slice::from_ref(self),
+            Self::Text(_) | Self::Integer(_) | Self::Float(_) | Self::Bool(_) | Self::Nested => std::slice::from_ref(self),
         }
     }
 }
@@ -70,6 +72,7 @@ impl fmt::Debug for FieldValue<'_> {
             Self::Integer(_) => f.write_str("Integer(…)"),
             Self::Float(_) => f.write_str("Float(…)"),
             Self::Bool(_) => f.write_str("Bool(…)"),
+            Self::Nested => f.write_str("Nested"),
             Self::List(values) => f.debug_list().entries(values).finish(),
         }
     }
@@ -94,6 +97,8 @@ pub struct FieldSet {
     len: usize,
     /// Pointers given more than once: the value of the first slot is copied to the second.
     copies: Vec<(usize, usize)>,
+    /// Whether what is no scalar is told instead of left out.
+    strict: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -115,7 +120,7 @@ impl FieldSet {
     /// Compiles pointers such as `/data/from` or `/contacts/0/wa_id`. The same pointer may be given twice, and one may
     /// be the beginning of another.
     pub fn compile<P: AsRef<str>>(pointers: &[P]) -> Result<Self, BadPointer> {
-        let mut set = Self { nodes: vec![Node::default()], len: pointers.len(), copies: Vec::new() };
+        let mut set = Self { nodes: vec![Node::default()], len: pointers.len(), copies: Vec::new(), strict: false };
         for (slot, pointer) in pointers.iter().enumerate() {
             let pointer = pointer.as_ref();
             let bad = || BadPointer(pointer.to_owned());
@@ -129,6 +134,13 @@ impl FieldSet {
             }
         }
         Ok(set)
+    }
+
+    /// Tells what is no scalar as [`FieldValue::Nested`], instead of leaving it out: for readers to whom a field that
+    /// they cannot read is not the same as no field.
+    pub fn strict(mut self) -> Self {
+        self.strict = true;
+        self
     }
 
     /// How many values [`extract`](Self::extract) yields: one for each pointer.
@@ -280,6 +292,7 @@ impl<'de> Visitor<'de> for Walk<'_, '_, 'de> {
             };
             match (element, &mut list) {
                 (None, _) => break,
+                (Some(Some(FieldValue::List(_)) | None), Some(list)) if self.set.strict => list.push(FieldValue::Nested),
                 (Some(Some(FieldValue::List(_)) | None), _) | (Some(Some(_)), None) => {}
                 (Some(Some(scalar)), Some(list)) => list.push(scalar),
             }
@@ -301,7 +314,8 @@ impl<'de> Visitor<'de> for Walk<'_, '_, 'de> {
                 }
             }
         }
-        self.store(None);
+        let nested = self.set.strict.then_some(FieldValue::Nested);
+        self.store(nested);
         Ok(())
     }
 }
@@ -412,6 +426,15 @@ mod tests {
     #[test]
     fn values_come_out_in_the_order_of_the_pointers_whatever_the_order_of_the_body() {
         check(&["/to", "/id"], r#"{"id":"s-1","x":{"to":"no"},"to":"+12025550143"}"#, &[text("+12025550143"), text("s-1")]);
+    }
+
+    #[test]
+    fn a_strict_set_tells_what_is_no_scalar() {
+        let set = FieldSet::compile(&["/a", "/b", "/c"]).expect("pointers").strict();
+        let mut values = Vec::new();
+        set.extract(br#"{"a":{"x":1},"b":["y",{"z":1}],"c":null}"#, &mut values).expect("JSON");
+        let list = FieldValue::List(vec![FieldValue::Text("y".into()), FieldValue::Nested]);
+        assert!(values == [Some(FieldValue::Nested), Some(list), None], "{values:?}");
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl SendDecoder {
     /// Compiles the pointers once.
     pub fn new(format: SendFormat, at: &SendPointers) -> Result<Self, BadPointer> {
         let pointers = [&at.business, &at.channel, &at.to, &at.recipient, &at.from, &at.category, &at.program, &at.template, &at.expires_at];
-        Ok(Self { format, fields: FieldSet::compile(&pointers)? })
+        Ok(Self { format, fields: FieldSet::compile(&pointers)?.strict() })
     }
 
     /// Reads one send. `scratch` is kept between calls so that reading allocates little.
@@ -97,25 +97,35 @@ impl SendDecoder {
             }
         }
         Ok(OutboundSend {
-            business: text(business),
-            from: text(from),
-            channel: text(channel).and_then(|name| Channel::parse(&name)),
+            business: text(business)?,
+            from: text(from)?,
+            channel: channel_of(text(channel)?.as_deref())?,
             to: Identities::new(named).ok_or(DecodeError::NoRecipient)?,
-            category: text(category),
-            template: text(template),
-            program: text(program),
+            category: text(category)?,
+            template: text(template)?,
+            program: text(program)?,
             expires_at: expires_at.as_ref().and_then(when::parse_time),
         })
     }
 }
 
-/// A field as text; an empty one says nothing.
-fn text(field: Option<FieldValue<'_>>) -> Option<Cow<'_, str>> {
-    let text = match field? {
-        FieldValue::Text(text) => text,
-        other => Cow::Owned(other.to_text()?.into_owned()),
+/// A field as text, trimmed; an empty one says nothing. One that cannot be read might name what the person stopped: the
+/// send must not be decided without it.
+fn text(field: Option<FieldValue<'_>>) -> Result<Option<Cow<'_, str>>, DecodeError> {
+    let text = match field {
+        None => return Ok(None),
+        Some(FieldValue::Text(Cow::Borrowed(text))) => Cow::Borrowed(text.trim()),
+        Some(other) => Cow::Owned(other.to_text().ok_or(DecodeError::Malformed)?.trim().to_owned()),
     };
-    (!text.trim().is_empty()).then_some(text)
+    Ok((!text.is_empty()).then_some(text))
+}
+
+/// The channel of that name. A send goes out on one: `*` names none.
+fn channel_of(name: Option<&str>) -> Result<Option<Channel>, DecodeError> {
+    match name.and_then(Channel::parse) {
+        Some(Channel::Any) => Err(DecodeError::Malformed),
+        channel => Ok(channel),
+    }
 }
 
 fn says_protobuf(record: &Record<'_>) -> bool {
@@ -127,11 +137,11 @@ fn says_protobuf(record: &Record<'_>) -> bool {
 fn from_protobuf<'a>(value: &[u8]) -> Result<OutboundSend<'a>, DecodeError> {
     let request = proto::SendRequest::decode(value).map_err(|_| DecodeError::Malformed)?;
     let named: Result<Vec<_>, _> = request.to.iter().map(|text| Identity::recognise(text)).collect();
-    let some = |text: String| (!text.trim().is_empty()).then_some(Cow::Owned(text));
+    let some = |text: String| (!text.trim().is_empty()).then(|| Cow::Owned(text.trim().to_owned()));
     Ok(OutboundSend {
         business: some(request.business),
         from: some(request.from),
-        channel: Channel::parse(&request.channel),
+        channel: channel_of(Some(&request.channel))?,
         to: named.ok().and_then(Identities::new).ok_or(DecodeError::NoRecipient)?,
         category: some(request.category),
         template: some(request.template),
@@ -153,12 +163,12 @@ fn from_headers<'a>(record: &Record<'a>) -> Result<OutboundSend<'a>, DecodeError
     let field = |name: &str| {
         let last = record.headers.iter().rev().find(|header| header.name == name.as_bytes())?;
         let text = std::str::from_utf8(last.value?).ok()?;
-        (!text.trim().is_empty()).then_some(Cow::Borrowed(text))
+        (!text.trim().is_empty()).then_some(Cow::Borrowed(text.trim()))
     };
     Ok(OutboundSend {
         business: field("stopgate-business"),
         from: field("stopgate-from"),
-        channel: field("stopgate-channel").and_then(|name| Channel::parse(&name)),
+        channel: channel_of(field("stopgate-channel").as_deref())?,
         to: Identities::new(named).ok_or(DecodeError::NoRecipient)?,
         category: field("stopgate-category"),
         template: field("stopgate-template"),
@@ -224,6 +234,16 @@ mod tests {
         check_json(r#"{"business":"acme","to":""}"#, Err(DecodeError::NoRecipient));
         check_json(r#"{"business":"acme","to":["+12025550143","somebody"]}"#, Err(DecodeError::NoRecipient));
         check_json(r#"{"business":"acme","to":true}"#, Err(DecodeError::NoRecipient));
+    }
+
+    #[test]
+    fn a_field_that_cannot_be_read_is_an_error_and_not_an_absent_field() {
+        check_json(r#"{"business":"acme","to":["bsuid:US.1",{"wa_id":"12025550143"}]}"#, Err(DecodeError::NoRecipient));
+        check_json(r#"{"business":"acme","to":{"wa_id":"1"},"recipient":"US.1"}"#, Err(DecodeError::NoRecipient));
+        check_json(r#"{"business":"acme","to":"+12025550143","program":["news","x"]}"#, Err(DecodeError::Malformed));
+        check_json(r#"{"business":"acme","to":"+12025550143","channel":{}}"#, Err(DecodeError::Malformed));
+        check_json(r#"{"business":"acme","to":"+12025550143","channel":"*"}"#, Err(DecodeError::Malformed));
+        check_json(r#"{"business":" acme ","to":"+12025550143","channel":""}"#, Ok("acme - - phone:+12025550143 - - - -"));
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub fn parse_time(value: &FieldValue<'_>) -> Option<Timestamp> {
         FieldValue::Text(text) => from_text(text),
         FieldValue::Integer(number) => from_integer(*number),
         FieldValue::Float(number) => from_float(*number),
-        FieldValue::Bool(_) => None,
+        FieldValue::Bool(_) | FieldValue::Nested => None,
         FieldValue::List(values) => match values.as_slice() {
             [one] => parse_time(one),
             _ => None,

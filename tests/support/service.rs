@@ -13,8 +13,8 @@ use super::wait::{DEADLINE, wait_for};
 pub const DRAIN: Duration = Duration::from_secs(10);
 
 /// The path of the program.
-fn program() -> String {
-    std::env::var("STOPGATE_TEST_BINARY").unwrap_or_else(|_| panic!("STOPGATE_TEST_BINARY names no program"))
+fn program() -> &'static str {
+    env!("CARGO_BIN_EXE_stopgate")
 }
 
 /// How to start the program.
@@ -70,7 +70,7 @@ impl Start {
 
     /// Starts the program with the directory, and so the state, of an earlier one.
     pub fn spawn_in(&self, directory: tempfile::TempDir) -> Service {
-        let mut command = vec![program(), self.verb.clone()];
+        let mut command = vec![program().to_owned(), self.verb.clone()];
         if let Some(text) = &self.config {
             let path = directory.path().join("stopgate.toml");
             fs::write(&path, text).unwrap_or_else(|error| panic!("cannot write a configuration: {error}"));
