@@ -7,10 +7,12 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use stopgate::config::{self, Config, FenceLevel, LogFormat, Overrides, RawConfig, Verb};
+use stopgate::domain::classify::Lexicon;
 use stopgate::run::layout::Brokers;
 use stopgate::run::service::{self, Failure};
 use stopgate::run::stop::Stop;
-use stopgate::run::{demo, topics};
+use stopgate::run::{classify, demo, topics};
+use stopgate::wire::lexicon;
 use tracing_subscriber::EnvFilter;
 
 /// Keeps marketing from people who said stop, on Kafka.
@@ -34,6 +36,11 @@ enum Command {
     Detect(ServiceArgs),
     /// Run stage 2: sends → sends.allowed, sends.suppressed
     Filter(ServiceArgs),
+    /// Decide messages from standard input, one a line, as text or JSON, without a broker
+    ///
+    /// A line that starts with { is JSON {"id","text","button"?,"lang"?}; any other line is a text whose id is its number.
+    /// Each is answered by one JSON line, in order: id, decision, rule, span, lang, scope.
+    Classify(ClassifyArgs),
     /// Create the topics that are missing and print what differs; nothing that exists is changed
     Topics(ClusterArgs),
     /// Print the effective configuration, secrets redacted, and everything that is wrong with it or with the topics
@@ -49,6 +56,16 @@ struct ClusterArgs {
     /// Configuration file (TOML); flags and STOPGATE_… variables win over it
     #[arg(long, env = "STOPGATE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct ClassifyArgs {
+    /// Directory of language files (*.toml) to use instead of the built-in ones
+    #[arg(long, value_name = "DIR")]
+    lexicon: Option<PathBuf>,
+    /// Add a field that says in a line why it was decided so
+    #[arg(long)]
+    explain: bool,
 }
 
 #[derive(Args)]
@@ -95,6 +112,7 @@ fn main() -> ExitCode {
         Command::Run(args) => serve(&args, Verb::Run),
         Command::Detect(args) => serve(&args, Verb::Detect),
         Command::Filter(args) => serve(&args, Verb::Filter),
+        Command::Classify(args) => classify_lines(&args),
         Command::Topics(args) => create_topics(&args),
         Command::Check(args) => check(&args),
     };
@@ -178,6 +196,38 @@ fn init_log(format: LogFormat) {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),
     }
+}
+
+fn classify_lines(args: &ClassifyArgs) -> Result<(), Failure> {
+    let lexicon = match &args.lexicon {
+        None => lexicon::builtin(),
+        Some(directory) => read_lexicon(directory)?,
+    };
+    let out = std::io::BufWriter::new(std::io::stdout().lock());
+    match classify::run(&lexicon, args.explain, std::io::stdin().lock(), out) {
+        Ok(classify::Outcome::AllRead) => Ok(()),
+        Ok(classify::Outcome::SomeUnreadable) => Err(failed("some lines could not be read: their answers say why")),
+        // The reader has seen enough, as `head` has: that is no failure.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn read_lexicon(directory: &std::path::Path) -> Result<Lexicon, Failure> {
+    let told = |error: std::io::Error| refused(format!("{}: {error}", directory.display()));
+    let mut paths: Vec<PathBuf> =
+        std::fs::read_dir(directory).map_err(told)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>().map_err(told)?;
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    paths.sort();
+    let mut files = Vec::with_capacity(paths.len());
+    for path in &paths {
+        files.push((path.display().to_string(), std::fs::read_to_string(path).map_err(told)?));
+    }
+    if files.is_empty() {
+        return Err(refused(format!("{}: no language file (*.toml)", directory.display())));
+    }
+    let files: Vec<(&str, &str)> = files.iter().map(|(name, contents)| (name.as_str(), contents.as_str())).collect();
+    lexicon::load(&files).map_err(refused)
 }
 
 fn create_topics(args: &ClusterArgs) -> Result<(), Failure> {

@@ -1,8 +1,13 @@
 //! The only integration test binary. Suites that need a broker skip, with a printed reason, where there is none.
 
+#![allow(clippy::disallowed_methods)] // tests wait and measure
+#![allow(unreachable_pub)] // one binary: nothing in it is reachable from elsewhere
+
 mod support;
 
 mod integration {
+    /// Precision and recall of detection on the labelled set.
+    mod detection;
     /// What a producer of nonsense can do: nothing.
     mod kafka_bad_input;
     /// STOP to suppression, START to permission.

@@ -87,9 +87,7 @@ impl Follower {
         if let Some(error) = consumed.iter().filter(|consumed| consumed.partition().is_some()).find_map(Consumed::error) {
             return match error {
                 RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => Ok(Turn::OutOfRange),
-                RDKafkaErrorCode::TopicAuthorizationFailed => {
-                    Err(EdgeError::Stop(rdkafka::error::KafkaError::MessageConsumption(error)))
-                }
+                RDKafkaErrorCode::TopicAuthorizationFailed => Err(EdgeError::Stop(rdkafka::error::KafkaError::MessageConsumption(error))),
                 _ => {
                     tracing::warn!(target: "stopgate::kafka", topic = %self.topic, %error, "reading starts again");
                     Ok(Turn::Broken)

@@ -194,7 +194,7 @@ impl GroupConsumer {
                     Some(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::GroupAuthorizationFailed) => {
                         return Err(EdgeError::Stop(error));
                     }
-                    Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::FencedInstanceId) => return Err(EdgeError::Stop(error)),
+                    Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::FencedInstanceId) => return Err(EdgeError::Renew(error)),
                     // Brokers restart, leaders move, topics appear late: the client goes on by itself.
                     Some(_) | None => tracing::debug!(target: "stopgate::kafka", %error, "receiving continues"),
                 },
@@ -298,6 +298,13 @@ impl GroupConsumer {
     /// Reads these partitions again.
     pub fn resume(&self, partitions: &[TopicPartition]) -> Result<(), EdgeError> {
         self.consumer.resume(&invalid(partitions)?).map_err(EdgeError::from_kafka)
+    }
+
+    /// Leaves the subscription and enters it again, which makes the group assign anew.
+    pub fn rejoin(&self) -> Result<(), EdgeError> {
+        self.consumer.unsubscribe();
+        let names: Vec<&str> = self.topics.iter().map(|topic| &**topic).collect();
+        self.consumer.subscribe(&names).map_err(EdgeError::from_kafka)
     }
 
     /// How far each partition was handed over: past records, and past markers and aborted records too. Partitions of

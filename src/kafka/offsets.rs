@@ -1,10 +1,12 @@
 //! Where logs begin and end, and how far a group has come: asked on a client that never fetches.
 
 use super::{Connection, EdgeError, LogOnly};
+use crate::record::{TopicName, TopicPartition};
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionList;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Why offsets are not known. Not knowing is no number: whoever waits for them holds.
@@ -105,10 +107,62 @@ impl OffsetsClient {
         Ok(found.map(|found| found.partitions().len() as u32).filter(|&count| count > 0))
     }
 
+    /// The partitions of these topics that no member of the group owns, where the group is stable; empty where it is not,
+    /// or where that cannot be told.
+    ///
+    /// A stable group that owns less than all is not supposed to be. It happens when members are killed between the two
+    /// halves of a cooperative rebalance and come back under their static ids before their session ends: the broker
+    /// hands each its old assignment, and the second half never comes.
+    pub fn unowned(&self, group: &str, topics: &[TopicName], timeout: Duration) -> Vec<TopicPartition> {
+        let Ok(groups) = self.consumer.fetch_group_list(Some(group), timeout) else { return Vec::new() };
+        let Some(described) = groups.groups().iter().find(|described| described.name() == group && described.state() == "Stable") else {
+            return Vec::new();
+        };
+        let mut owned = BTreeSet::new();
+        for member in described.members() {
+            match member.assignment().map(assigned) {
+                Some(Some(partitions)) => owned.extend(partitions),
+                // An assignment that cannot be read may hold anything.
+                Some(None) | None => return Vec::new(),
+            }
+        }
+        let mut unowned = Vec::new();
+        for topic in topics {
+            let Ok(Some(count)) = self.partitions(topic, timeout) else { return Vec::new() };
+            let all = (0..count).map(|partition| (topic.to_string(), partition));
+            unowned.extend(all.filter(|partition| !owned.contains(partition)).map(|(_, partition)| (topic.clone(), partition)));
+        }
+        unowned
+    }
+
     /// Which topic it is, and how many partitions it has; `None` where no broker answers, or none knows such a topic.
     pub fn describe(&self, topic: &str, timeout: Duration) -> Option<Described> {
         super::ffi::describe_topic(&self.consumer, topic, timeout)
     }
+}
+
+/// The partitions of an assignment as members of the `consumer` protocol exchange it: a version, then topics with their
+/// partitions, all big-endian. Source: Kafka's ConsumerProtocolAssignment.json.
+fn assigned(bytes: &[u8]) -> Option<Vec<(String, u32)>> {
+    if bytes.is_empty() {
+        return Some(Vec::new());
+    }
+    let mut rest = bytes.get(2..)?;
+    let mut take = |count: usize| {
+        let (taken, left) = rest.split_at_checked(count)?;
+        rest = left;
+        Some(taken)
+    };
+    let topics = u32::from_be_bytes(take(4)?.try_into().ok()?);
+    let mut partitions = Vec::new();
+    for _ in 0..topics {
+        let length = u16::from_be_bytes(take(2)?.try_into().ok()?);
+        let topic = std::str::from_utf8(take(usize::from(length))?).ok()?.to_owned();
+        for _ in 0..u32::from_be_bytes(take(4)?.try_into().ok()?) {
+            partitions.push((topic.clone(), u32::from_be_bytes(take(4)?.try_into().ok()?)));
+        }
+    }
+    Some(partitions)
 }
 
 fn list(topic: &str, partitions: std::ops::Range<u32>, offset: Offset) -> Result<TopicPartitionList, KafkaError> {
@@ -136,6 +190,14 @@ fn known(answer: &TopicPartitionList, topic: &str, partitions: u32) -> Result<Of
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_assignment_is_read_as_kafka_writes_it() {
+        let bytes = [&[0, 1, 0, 0, 0, 1, 0, 5][..], b"sends", &[0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 255, 255, 255, 255]].concat();
+        assert_eq!(assigned(&bytes), Some(vec![("sends".to_owned(), 0), ("sends".to_owned(), 3)]));
+        assert_eq!(assigned(&[]), Some(Vec::new()));
+        assert_eq!(assigned(&bytes[..12]), None);
+    }
 
     #[test]
     fn a_failed_partition_in_an_answer_is_not_a_number() {

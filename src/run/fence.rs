@@ -74,13 +74,7 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_millis(2);
 
 impl Fence {
     /// A fence of the given level, with clients of its own.
-    pub fn new(
-        config: &Config,
-        brokers: Brokers,
-        level: FenceLevel,
-        view: Arc<SharedView>,
-        metrics: Arc<Metrics>,
-    ) -> Result<Self, EdgeError> {
+    pub fn new(config: &Config, brokers: Brokers, level: FenceLevel, view: Arc<SharedView>, metrics: Arc<Metrics>) -> Result<Self, EdgeError> {
         let offsets = OffsetsClient::new(&config.connection, &config.filter_group)?;
         let inbound = match level {
             FenceLevel::OptOuts => None,

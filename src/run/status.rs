@@ -40,7 +40,11 @@ impl fmt::Display for Unready {
                 write!(f, "no broker answers at {bootstrap}: start it, or run `stopgate check --bootstrap {bootstrap}`")
             }
             Self::MissingTopics { topics } => {
-                write!(f, "missing topics: {}: create them with `stopgate topics`, with the --bootstrap and --config of this process", topics.join(", "))
+                write!(
+                    f,
+                    "missing topics: {}: create them with `stopgate topics`, with the --bootstrap and --config of this process",
+                    topics.join(", ")
+                )
             }
             Self::Restoring { read, of } => write!(f, "restoring {read} of {of}"),
             Self::RestoringAgain { why } => write!(f, "restoring again: {why}"),

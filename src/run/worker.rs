@@ -67,6 +67,11 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A commit that takes longer than the transaction may live is lost anyway.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY_AFTER: Duration = Duration::from_millis(200);
+/// How often a worker looks for partitions that nobody owns. Seen twice in a row, they are not in passing.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
+/// A member that is fenced more often than so many times within so long has a rival.
+const FENCED_TIMES: usize = 3;
+const FENCED_WITHIN: Duration = Duration::from_secs(60);
 /// So many failures in a row are no passing fault.
 const FAILURES_TOLD: u32 = 3;
 /// From the wish to stop to the end: what cannot be committed by then is left to the successor.
@@ -76,12 +81,32 @@ impl Setup {
     /// Runs a stage until the process stops. An error means that nothing but a new process can help.
     pub fn run<S: Stage>(&self, mut stage: S) -> Result<(), EdgeError> {
         let offsets = OffsetsClient::new(&self.connection, &self.group)?;
+        let mut fenced: Vec<Instant> = Vec::new();
+        loop {
+            let result = self.run_member(&offsets, &mut stage);
+            let Err(EdgeError::Renew(error)) = result else { return result };
+            // The member was fenced. A broker that stood still for longer than a session fences a member by its own
+            // later join: a new member goes on. A second process of the same name does so again and again.
+            fenced.retain(|at| at.elapsed() < FENCED_WITHIN);
+            fenced.push(Instant::now());
+            if fenced.len() > FENCED_TIMES {
+                tracing::error!(part = %self.part(), "fenced again and again: does another process run under this --instance name?");
+                return Err(EdgeError::Stop(error));
+            }
+            tracing::warn!(part = %self.part(), %error, "the member was fenced: a new one joins");
+            self.stop.sleep(RETRY_AFTER);
+            stage.start_again()?;
+        }
+    }
+
+    /// Runs until the process stops, or the member or the client is of no use any more.
+    fn run_member<S: Stage>(&self, offsets: &OffsetsClient, stage: &mut S) -> Result<(), EdgeError> {
         let Some(producer) = self.new_producer()? else { return Ok(()) };
         let group = GroupConsumer::new(&self.connection, &self.group, &self.member, &self.topics)?;
         let mut thread = Thread {
             setup: self,
             group: &group,
-            offsets: &offsets,
+            offsets,
             producer,
             machine: Worker::new(self.pace),
             pending: Vec::new(),
@@ -90,13 +115,17 @@ impl Setup {
             stuck_told: 0,
             begun: false,
             failures: 0,
+            looked: Instant::now(),
+            unowned: Vec::new(),
             began: Instant::now(),
             part: self.part(),
         };
-        let result = thread.turn_until_stopped(&mut stage);
+        let result = thread.turn_until_stopped(stage);
         if thread.machine.is_holding() {
             self.metrics.holding_workers.dec();
         }
+        thread.stuck.clear();
+        thread.tell_stuck();
         thread.pending.clear();
         result
     }
@@ -144,6 +173,9 @@ struct Thread<'g> {
     begun: bool,
     /// Transactions that failed in a row.
     failures: u32,
+    /// When the group was last looked at, and which partitions nobody owned then.
+    looked: Instant,
+    unowned: Vec<TopicPartition>,
     began: Instant,
     /// The name of this worker in `/readyz`.
     part: String,
@@ -164,6 +196,7 @@ impl<'g> Thread<'g> {
             while let Some(asked) = self.group.asked() {
                 self.machine.asked(asked);
             }
+            self.look_for_unowned()?;
             match self.machine.next(self.now_ms()) {
                 Step::Receive { wait_ms } => self.receive(Duration::from_millis(wait_ms))?,
                 Step::Fence { patience_ms } => self.fence(stage, Duration::from_millis(patience_ms)),
@@ -197,6 +230,23 @@ impl<'g> Thread<'g> {
                 Step::Stop => return Ok(()),
             }
         }
+    }
+
+    /// Partitions that nobody owns are nobody's delay to tell: each member looks for them, now and then.
+    fn look_for_unowned(&mut self) -> Result<(), EdgeError> {
+        if self.looked.elapsed() < LOOK_EVERY || self.machine.is_open() {
+            return Ok(());
+        }
+        self.looked = Instant::now();
+        let unowned = self.offsets.unowned(&self.setup.group, &self.setup.topics, QUERY_TIMEOUT);
+        let still: Vec<TopicPartition> = unowned.iter().filter(|partition| self.unowned.contains(*partition)).cloned().collect();
+        self.unowned = unowned;
+        if let Some((topic, partition)) = still.first() {
+            tracing::warn!(part = %self.part, %topic, partition, count = still.len(), "partitions that no member owns: the group assigns anew");
+            self.unowned.clear();
+            self.group.rejoin()?;
+        }
+        Ok(())
     }
 
     fn now_ms(&self) -> u64 {

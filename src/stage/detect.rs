@@ -268,8 +268,7 @@ impl Detector {
     }
 
     fn reads_back(&self, business: &str, channel: &Channel, identity: &Identity) -> bool {
-        let key =
-            ConsentKey { business: business.into(), channel: channel.clone(), identity: identity.clone(), subject: Subject::Marketing };
+        let key = ConsentKey { business: business.into(), channel: channel.clone(), identity: identity.clone(), subject: Subject::Marketing };
         consent::decode_key(consent::encode_key(&key).as_bytes(), &self.rules.businesses) == Ok(key)
     }
 

@@ -16,7 +16,7 @@ use toml::Spanned;
 /// The embedded languages, in the order in which they are asked where two share a word.
 macro_rules! embedded {
     ($($code:literal)*) => {
-        const EMBEDDED: &[(&str, &str)] = &[$((concat!($code, ".toml"), include_str!(concat!("../lexicon/", $code, ".toml")))),*];
+        pub const EMBEDDED: &[(&str, &str)] = &[$((concat!($code, ".toml"), include_str!(concat!("../lexicon/", $code, ".toml")))),*];
     };
 }
 
@@ -151,6 +151,7 @@ enum RawWhen {
     #[default]
     Always,
     Hinted,
+    Marked,
 }
 
 #[derive(Clone, Copy, Default, Deserialize)]
@@ -238,6 +239,7 @@ impl RawWhen {
         match self {
             Self::Always => When::Always,
             Self::Hinted => When::Hinted,
+            Self::Marked => When::Marked,
         }
     }
 }

@@ -16,9 +16,7 @@ fn assert_dead_letter(world: &World, stage: &str, topic: &str, name: &str, bad: 
     let (partition, offset) = world.kafka.produce(topic, bad.clone());
     let source = format!("{topic}-{partition}@{offset}");
     let reader = world.kafka.reader(&world.names.dead_letters, Isolation::Committed);
-    let dead = reader.find(&format!("the dead letter of {name}"), |record| {
-        record.header("stopgate-source").as_deref() == Some(source.as_str())
-    });
+    let dead = reader.find(&format!("the dead letter of {name}"), |record| record.header("stopgate-source").as_deref() == Some(source.as_str()));
     assert_eq!(dead.header("stopgate-stage").as_deref(), Some(stage), "{name}");
     assert!(dead.header("stopgate-reason").is_some_and(|reason| !reason.is_empty()), "{name}: {:?}", dead.headers);
     assert_eq!((&dead.key, &dead.value), (&bad.key, &bad.value), "{name}: key and value as they were");
@@ -152,17 +150,8 @@ fn messages_that_only_look_bad_act() {
 
     // Headers that repeat, and whose names are no text.
     let message_of = |n: usize| message(&phone(n), "STOP", now).value;
-    let headers = vec![
-        (b"\xff\xfe".to_vec(), Some(b"1".to_vec())),
-        (b"a".to_vec(), None),
-        (b"a".to_vec(), Some(b"\xff".to_vec())),
-    ];
-    wire::produce(
-        world.bootstrap(),
-        &world.names.inbound,
-        0,
-        &RawRecord { key: None, value: message_of(50), headers, timestamp: now },
-    );
+    let headers = vec![(b"\xff\xfe".to_vec(), Some(b"1".to_vec())), (b"a".to_vec(), None), (b"a".to_vec(), Some(b"\xff".to_vec()))];
+    wire::produce(world.bootstrap(), &world.names.inbound, 0, &RawRecord { key: None, value: message_of(50), headers, timestamp: now });
     assert_opted_out(&world, &format!("phone:{}", phone(50)));
 
     // Texts of 900 KB, looked at from both ends.
@@ -212,8 +201,7 @@ fn sends_that_cannot_be_read_are_dead_letters_and_the_filter_goes_on() {
     service.ready();
     let sends = &world.names.sends;
     let without = |field: &str| {
-        let mut body =
-            json!({"id": "s", "business": BUSINESS, "channel": "whatsapp", "to": phone(1), "category": "marketing"});
+        let mut body = json!({"id": "s", "business": BUSINESS, "channel": "whatsapp", "to": phone(1), "category": "marketing"});
         body.as_object_mut().expect("an object").remove(field);
         Record::new("k", body.to_string())
     };
@@ -229,11 +217,7 @@ fn sends_that_cannot_be_read_are_dead_letters_and_the_filter_goes_on() {
         ("a send of no business", without("business")),
         (
             "a recipient that is no identity",
-            Record::new(
-                "k",
-                json!({"id": "s", "business": BUSINESS, "channel": "whatsapp", "to": 17.5, "category": "marketing"})
-                    .to_string(),
-            ),
+            Record::new("k", json!({"id": "s", "business": BUSINESS, "channel": "whatsapp", "to": 17.5, "category": "marketing"}).to_string()),
         ),
         ("no key and headers", Record::without_key("?").header("h", b"\xff").null_header("n")),
     ] {
@@ -264,15 +248,12 @@ fn headers_of_sends_that_are_no_text_are_carried_unchanged() {
     ];
     let put = |id: &str, to: usize| {
         let value = send(id, &phone(to), "marketing").value;
-        let record =
-            RawRecord { key: Some(b"k".to_vec()), value, headers: headers.clone(), timestamp: 1_700_000_000_123 };
+        let record = RawRecord { key: Some(b"k".to_vec()), value, headers: headers.clone(), timestamp: 1_700_000_000_123 };
         wire::produce(world.bootstrap(), &world.names.sends, 2, &record);
         record
     };
     let (allowed, suppressed) = (put("allowed", 2), put("suppressed", 1));
-    let read = |topic: &str| {
-        wait_for(topic, DEADLINE, || wire::read(world.bootstrap(), topic, 2).into_iter().next().ok_or("empty")).1
-    };
+    let read = |topic: &str| wait_for(topic, DEADLINE, || wire::read(world.bootstrap(), topic, 2).into_iter().next().ok_or("empty")).1;
     assert_eq!(read(&world.names.allowed), allowed);
     let found = read(&world.names.suppressed);
     assert_eq!((&found.key, &found.value, found.timestamp), (&suppressed.key, &suppressed.value, suppressed.timestamp));

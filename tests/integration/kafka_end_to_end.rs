@@ -4,9 +4,7 @@ use serde_json::json;
 
 use crate::support::broker::Broker;
 use crate::support::kafka::{Isolation, Received, Record};
-use crate::support::records::{
-    ConsentRecord, OPT_IN_CONFIRMATION, OPT_OUT_CONFIRMATION, OPTED_IN, OPTED_OUT, ReplyRequest, decode,
-};
+use crate::support::records::{ConsentRecord, OPT_IN_CONFIRMATION, OPT_OUT_CONFIRMATION, OPTED_IN, OPTED_OUT, ReplyRequest, decode};
 use crate::support::world::{BUSINESS, World, consent_key, message, now_ms, phone, send};
 
 /// The record of that key on the opt-outs topic, once it is there.
@@ -246,8 +244,7 @@ fn subjects_and_channels_reach_as_far_as_they_say() {
     service.ready();
     let outcomes = world.outcomes();
     let ask = |id: &str, n: usize, more: serde_json::Value| {
-        let mut body =
-            json!({"id": id, "business": BUSINESS, "channel": "whatsapp", "to": phone(n), "category": "marketing"});
+        let mut body = json!({"id": id, "business": BUSINESS, "channel": "whatsapp", "to": phone(n), "category": "marketing"});
         body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
         world.kafka.produce(&world.names.sends, Record::new(phone(n), body.to_string()));
     };
@@ -281,8 +278,7 @@ fn without_a_list_of_businesses_a_send_of_another_name_is_counted() {
     let mut service = world.serving("filter", "a").spawn();
     service.ready();
     let outcomes = world.outcomes();
-    let body =
-        json!({"id": "elsewhere", "business": "other", "channel": "whatsapp", "to": phone(1), "category": "marketing"});
+    let body = json!({"id": "elsewhere", "business": "other", "channel": "whatsapp", "to": phone(1), "category": "marketing"});
     world.kafka.produce(&world.names.sends, Record::new("k", body.to_string()));
     world.kafka.produce(&world.names.sends, send("here", &phone(2), "marketing"));
     outcomes.await_allowed("elsewhere");

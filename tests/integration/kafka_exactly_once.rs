@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::broker::Broker;
 use crate::support::kafka::Record;
 use crate::support::records::{ReplyRequest, decode};
 use crate::support::service::Service;
-use crate::support::wait::{DEADLINE, wait_for, wait_until};
+use crate::support::wait::{DEADLINE, wait_for};
 use crate::support::world::{Layout, World, id_of, message, now_ms, phone, send};
 
 /// Produces sends to a thousand people until told to end, and a STOP of every person below `stoppers`, each followed,
@@ -18,8 +18,7 @@ fn campaign(world: &World, end: &AtomicBool, sent: &AtomicUsize, stoppers: usize
     let mut stopped = 0;
     while !end.load(Ordering::Relaxed) || stopped < stoppers {
         let first = sent.load(Ordering::Relaxed); // a number that no send has had
-        let records: Vec<Record> =
-            (first..first + 200).map(|n| send(&format!("s{n}"), &phone(n % 1000), "marketing")).collect();
+        let records: Vec<Record> = (first..first + 200).map(|n| send(&format!("s{n}"), &phone(n % 1000), "marketing")).collect();
         sent.fetch_add(producer.send_all(&world.names.sends, records).len(), Ordering::Relaxed);
         let until = (stopped + 5).min(stoppers);
         producer.send_all(&world.names.inbound, (stopped..until).map(|n| message(&phone(n), "STOP", now_ms())));
@@ -47,23 +46,23 @@ fn survives(world: &World, stoppers: usize, disturb: impl FnOnce(&dyn Fn(usize))
         let under_way = EndOnDrop(&end);
         let campaign = scope.spawn(|| campaign(world, &end, &sent, stoppers));
         let outcomes = world.outcomes();
-        // Waits until so many more outcomes are committed.
-        let _service = disturb(&|more| {
-            let target = outcomes.count() + more;
-            wait_for(&format!("{more} more outcomes"), DEADLINE, || {
-                let count = outcomes.count();
-                if count >= target { Ok(()) } else { Err(count) }
-            });
-        });
+        // Waits until so many outcomes are committed.
+        let reach = |target: usize| {
+            let started = Instant::now();
+            while outcomes.count() < target {
+                if started.elapsed() > DEADLINE {
+                    panic!("{} of {target} outcomes within {DEADLINE:?}; {}", outcomes.count(), world.progress());
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        };
+        let _service = disturb(&|more| reach(outcomes.count() + more));
         drop(under_way);
         campaign.join().expect("the campaign");
-        let sent = sent.load(Ordering::Relaxed);
-        wait_for(&format!("{sent} outcomes"), DEADLINE, || {
-            let count = outcomes.count();
-            if count >= sent { Ok(()) } else { Err(count) }
-        });
-        wait_until("every STOP answered", DEADLINE, || {
-            world.kafka.read_committed(&world.names.replies).len() >= stoppers
+        reach(sent.load(Ordering::Relaxed));
+        wait_for("an answer to every STOP", DEADLINE, || {
+            let answers = world.kafka.read_committed(&world.names.replies).len();
+            if answers >= stoppers { Ok(()) } else { Err((answers, world.progress())) }
         });
     });
 }
@@ -197,10 +196,7 @@ fn the_end_in_order_takes_less_than_ten_seconds_under_load() {
     let Some(broker) = Broker::shared() else { return };
     let world = World::new(broker, "drain");
     for verb in ["run", "detect", "filter"] {
-        world.kafka.produce_all(
-            &world.names.sends,
-            (0..20_000).map(|n| send(&format!("{verb}{n}"), &phone(n % 100), "marketing")),
-        );
+        world.kafka.produce_all(&world.names.sends, (0..20_000).map(|n| send(&format!("{verb}{n}"), &phone(n % 100), "marketing")));
         world.kafka.produce_all(&world.names.inbound, (0..500).map(|n| message(&phone(n), "hello", now_ms())));
         let mut service = world.serving(verb, "a").spawn();
         service.ready();

@@ -21,10 +21,7 @@ fn assert_held(outcomes: &Outcomes, id: &str) {
 
 /// Sends to other people all the while, so that batches overlap the moments that the test is about.
 fn noise(world: &World, producer: &Producer, round: usize) {
-    producer.send_all(
-        &world.names.sends,
-        (0..20).map(|n| send(&format!("noise{round}-{n}"), &phone(9000 + n), "marketing")),
-    );
+    producer.send_all(&world.names.sends, (0..20).map(|n| send(&format!("noise{round}-{n}"), &phone(9000 + n), "marketing")));
 }
 
 #[test]
@@ -37,10 +34,7 @@ fn an_opt_out_acknowledged_before_the_send_is_always_honoured() {
     let producer = world.kafka.producer();
     for n in 0..150 {
         noise(&world, &producer, n);
-        producer.send(
-            &world.names.opt_outs,
-            world.consent_record(&format!("phone:{}", phone(n)), "marketing", OPTED_OUT, now_ms()),
-        );
+        producer.send(&world.names.opt_outs, world.consent_record(&format!("phone:{}", phone(n)), "marketing", OPTED_OUT, now_ms()));
         producer.send(&world.names.sends, send(&format!("s{n}"), &phone(n), "marketing"));
     }
     for n in 0..150 {
@@ -195,10 +189,7 @@ fn a_send_that_expires_while_it_is_held_is_suppressed_for_that_and_says_when() {
     let outcomes = world.outcomes();
     let writer = world.kafka.transactional(&broker.unique("third-party"));
     writer.begin();
-    writer.send(
-        &world.names.opt_outs,
-        world.consent_record(&format!("phone:{}", phone(1)), "marketing", OPTED_OUT, now_ms()),
-    );
+    writer.send(&world.names.opt_outs, world.consent_record(&format!("phone:{}", phone(1)), "marketing", OPTED_OUT, now_ms()));
     let expires_at = now_ms() + 3_000;
     let body = json!({"id": "short-lived", "business": BUSINESS, "channel": "whatsapp", "to": phone(2), "category": "marketing", "expires_at": expires_at});
     let (partition, _) = world.kafka.produce(&world.names.sends, Record::new("k", body.to_string()));
@@ -251,8 +242,7 @@ fn a_key_that_cannot_be_read_closes_the_fence_until_it_is_acknowledged() {
     for restored in [false, true] {
         let world = World::new(broker, "poison-key");
         let poison = |service: Option<&mut Service>| {
-            let (partition, offset) =
-                world.kafka.produce(&world.names.opt_outs, Record::new(b"\xff|garbage", "x").to(1));
+            let (partition, offset) = world.kafka.produce(&world.names.opt_outs, Record::new(b"\xff|garbage", "x").to(1));
             let position = format!("{partition}@{offset}");
             if let Some(service) = service {
                 service.unready(|body| body.contains(&position));
@@ -324,9 +314,7 @@ fn a_recreated_opt_outs_topic_is_restored_again() {
     world.opts_out(&phone(100));
     world.asks("after", &phone(100));
     outcomes.await_suppressed("after");
-    wait_until("the new topic to be all that counts", DEADLINE, || {
-        service.get("/readyz").is_ok_and(|(status, _)| status == 200)
-    });
+    wait_until("the new topic to be all that counts", DEADLINE, || service.get("/readyz").is_ok_and(|(status, _)| status == 200));
     world.asks("forgotten", &phone(1));
     outcomes.await_allowed("forgotten");
 }

@@ -18,12 +18,7 @@ fn a_record_is_read_as_it_was_written() {
     let kafka = broker.kafka();
     let topic = broker.unique("harness-plain");
     kafka.create(&topic, 3);
-    let record = Record::new("key", b"\xff\x00value")
-        .to(2)
-        .at(1_700_000_000_123)
-        .header("a", "1")
-        .header("a", b"\xfe")
-        .null_header("b");
+    let record = Record::new("key", b"\xff\x00value").to(2).at(1_700_000_000_123).header("a", "1").header("a", b"\xfe").null_header("b");
     assert_eq!(kafka.produce(&topic, record.clone()), (2, 0));
     let read = kafka.read_committed(&topic);
     assert_eq!(read.len(), 1);
@@ -66,12 +61,8 @@ fn a_compacted_topic_is_compacted_within_seconds() {
     }
     let values = wait_for("compaction", DEADLINE, || {
         kafka.produce(&topic, Record::new("roll", ""));
-        let values: Vec<String> = kafka
-            .read_committed(&topic)
-            .iter()
-            .filter(|record| record.key_text() == "same")
-            .map(|record| record.value_text())
-            .collect();
+        let values: Vec<String> =
+            kafka.read_committed(&topic).iter().filter(|record| record.key_text() == "same").map(|record| record.value_text()).collect();
         if values.len() == 1 { Ok(values) } else { Err(values.len()) }
     });
     assert_eq!(values, ["49"]);

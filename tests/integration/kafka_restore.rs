@@ -31,10 +31,7 @@ fn a_compacted_topic_restores_to_the_same_decisions() {
         // Closed segments are what is compacted: a later record closes one.
         std::thread::sleep(Duration::from_millis(150));
         for partition in 0..world.layout.opt_outs {
-            world.kafka.produce(
-                &world.names.opt_outs,
-                world.consent_record("ext:nobody", "marketing", OPTED_OUT, start).to(partition),
-            );
+            world.kafka.produce(&world.names.opt_outs, world.consent_record("ext:nobody", "marketing", OPTED_OUT, start).to(partition));
         }
         let left = world.kafka.read_committed(&world.names.opt_outs);
         let acts = left.iter().filter(|record| record.key_text().contains("|phone:")).count();
@@ -42,9 +39,7 @@ fn a_compacted_topic_restores_to_the_same_decisions() {
     });
     assert_eq!(left, 100, "one record each is left");
     // A marker as the last thing, and holes everywhere else.
-    world
-        .kafka
-        .produce_aborted(&world.names.opt_outs, [world.consent_record(&identity(500), "marketing", OPTED_OUT, start)]);
+    world.kafka.produce_aborted(&world.names.opt_outs, [world.consent_record(&identity(500), "marketing", OPTED_OUT, start)]);
 
     let mut service = world.serving("filter", "a").spawn();
     service.ready();
@@ -151,9 +146,7 @@ fn the_service_outlives_a_broker_that_restarts() {
     service.ready();
     let feed = |round: usize| {
         let people = round * 100..round * 100 + 100;
-        world
-            .kafka
-            .produce_all(&world.names.inbound, people.clone().step_by(2).map(|n| message(&phone(n), "STOP", now_ms())));
+        world.kafka.produce_all(&world.names.inbound, people.clone().step_by(2).map(|n| message(&phone(n), "STOP", now_ms())));
         world.kafka.produce_all(&world.names.sends, people.map(|n| send(&format!("s{n}"), &phone(n), "marketing")));
     };
     for round in 0..3 {
@@ -184,8 +177,7 @@ fn the_service_outlives_a_broker_that_restarts() {
     outcomes.await_suppressed("last");
     world.assert_every_send_has_one_outcome();
     let replies = world.kafka.read_committed(&world.names.replies);
-    let answered: std::collections::BTreeSet<Vec<u8>> =
-        replies.iter().filter_map(|record| record.key.clone()).collect();
+    let answered: std::collections::BTreeSet<Vec<u8>> = replies.iter().filter_map(|record| record.key.clone()).collect();
     assert_eq!((replies.len(), answered.len()), (201, 201), "one confirmation each");
     service.terminate();
 }

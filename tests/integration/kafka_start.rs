@@ -49,9 +49,7 @@ fn the_verb_topics_creates_everything_with_the_right_policies_and_changes_nothin
     // The outputs take the partition count of an existing sends topic.
     kafka.create_with(&names.sends, 5, &[("retention.ms", "3600000")]);
     world.verb("topics").finish().expect_code(0);
-    for topic in
-        [&names.inbound, &names.opt_outs, &names.replies, &names.reviews, &names.decisions, &names.dead_letters]
-    {
+    for topic in [&names.inbound, &names.opt_outs, &names.replies, &names.reviews, &names.decisions, &names.dead_letters] {
         assert_eq!(kafka.partitions(topic), Some(8), "{topic}");
     }
     for topic in [&names.sends, &names.allowed, &names.suppressed] {

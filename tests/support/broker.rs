@@ -95,9 +95,7 @@ impl Broker {
     /// broker is a running one, since that cannot be stopped, or given other settings.
     pub fn start(options: &Options) -> Option<Broker> {
         let found = match std::env::var("STOPGATE_TEST_BOOTSTRAP") {
-            Ok(_) => Err(Unavailable::NotFound(
-                "the suite needs a broker of its own, and STOPGATE_TEST_BOOTSTRAP names a running one".into(),
-            )),
+            Ok(_) => Err(Unavailable::NotFound("the suite needs a broker of its own, and STOPGATE_TEST_BOOTSTRAP names a running one".into())),
             Err(_) => Broker::launch(options),
         };
         match found {
@@ -111,10 +109,7 @@ impl Broker {
             let broker = Broker { kafka: Kafka::new(&bootstrap), bootstrap, own: None };
             return match broker.kafka().answers(Duration::from_secs(10)) {
                 Ok(()) => Ok(broker),
-                Err(error) => Err(Unavailable::Broken(format!(
-                    "STOPGATE_TEST_BOOTSTRAP={} does not answer: {error}",
-                    broker.bootstrap
-                ))),
+                Err(error) => Err(Unavailable::Broken(format!("STOPGATE_TEST_BOOTSTRAP={} does not answer: {error}", broker.bootstrap))),
             };
         }
         Broker::launch(options)
@@ -155,9 +150,7 @@ impl Broker {
             .map_err(|error| format!("cannot write the broker's settings: {error}"))?;
 
         let mut base = vec![java.to_string_lossy().into_owned()];
-        base.extend(
-            ["-XX:+UseSerialGC", "-XX:-UsePerfData", "-Xshare:auto", "-Djava.awt.headless=true"].map(String::from),
-        );
+        base.extend(["-XX:+UseSerialGC", "-XX:-UsePerfData", "-Xshare:auto", "-Djava.awt.headless=true"].map(String::from));
         base.push(format!("-Dlog4j2.configurationFile={}", logging.display()));
         base.push("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn".into());
         let arguments = |heap: &str, quick: bool, main: &[&str]| {
@@ -209,9 +202,7 @@ impl Broker {
     pub fn unique(&self, prefix: &str) -> String {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         static EPOCH: OnceLock<u128> = OnceLock::new();
-        let epoch = EPOCH.get_or_init(|| {
-            SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_micros()).unwrap_or_default()
-        });
+        let epoch = EPOCH.get_or_init(|| SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_micros()).unwrap_or_default());
         format!("{prefix}.{epoch:x}.{}", COUNT.fetch_add(1, Ordering::Relaxed))
     }
 
@@ -260,16 +251,11 @@ impl Broker {
                 let log = supervised.stdout() + &supervised.stderr();
                 let took = started.elapsed().as_secs_f32();
                 *process = None;
-                return Err(format!(
-                    "the broker did not start, after {took:.1} s; its log ends with:\n{}",
-                    tail(&log, 30)
-                ));
+                return Err(format!("the broker did not start, after {took:.1} s; its log ends with:\n{}", tail(&log, 30)));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        self.kafka()
-            .answers(START_DEADLINE.saturating_sub(started.elapsed()))
-            .map_err(|error| format!("the broker does not answer: {error}"))
+        self.kafka().answers(START_DEADLINE.saturating_sub(started.elapsed())).map_err(|error| format!("the broker does not answer: {error}"))
     }
 
     fn signal(&self, name: &str) {
@@ -394,20 +380,14 @@ fn java() -> Result<PathBuf, Unavailable> {
     let major = text.split('"').nth(1).and_then(|version| version.split(['.', '-', '+']).next()?.parse::<u32>().ok());
     match major {
         Some(major) if major >= JAVA_AT_LEAST => Ok(java),
-        Some(major) => {
-            Err(Unavailable::NotFound(format!("{none} (Java {major} is too old: {JAVA_AT_LEAST} or later)")))
-        }
+        Some(major) => Err(Unavailable::NotFound(format!("{none} (Java {major} is too old: {JAVA_AT_LEAST} or later)"))),
         None => Err(Unavailable::NotFound(format!("{none} (java -version says nothing understandable)"))),
     }
 }
 
 fn kafka_home_libs(home: &Path) -> Result<PathBuf, Unavailable> {
     let libs = home.join("libs");
-    if libs.is_dir() {
-        Ok(libs)
-    } else {
-        Err(Unavailable::Broken(format!("KAFKA_HOME={} has no directory libs", home.display())))
-    }
+    if libs.is_dir() { Ok(libs) } else { Err(Unavailable::Broken(format!("KAFKA_HOME={} has no directory libs", home.display()))) }
 }
 
 /// The jars of `tests/pom.xml`, fetched on first use. The directory is named after the contents of the file, and

@@ -10,9 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{
-    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
-};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
@@ -224,11 +222,7 @@ impl Kafka {
         }
         wait_for("leaders of new topics", DEADLINE, || {
             let seen: Vec<Option<i32>> = topics.iter().map(|(topic, ..)| self.partitions(topic)).collect();
-            if topics.iter().zip(&seen).all(|((_, partitions, _), seen)| *seen == Some(*partitions)) {
-                Ok(())
-            } else {
-                Err(seen)
-            }
+            if topics.iter().zip(&seen).all(|((_, partitions, _), seen)| *seen == Some(*partitions)) { Ok(()) } else { Err(seen) }
         });
     }
 
@@ -253,9 +247,7 @@ impl Kafka {
 
     /// Sets settings of a topic; settings not named return to their defaults.
     pub fn alter(&self, topic: &str, settings: &[(&str, &str)]) {
-        let change = settings
-            .iter()
-            .fold(AlterConfig::new(ResourceSpecifier::Topic(topic)), |change, (name, value)| change.set(name, value));
+        let change = settings.iter().fold(AlterConfig::new(ResourceSpecifier::Topic(topic)), |change, (name, value)| change.set(name, value));
         for result in self.admin(|admin, options| block_on(admin.alter_configs([&change], options))) {
             result.unwrap_or_else(|(resource, code)| panic!("cannot alter {resource:?}: {code}"));
         }
@@ -285,18 +277,14 @@ impl Kafka {
     /// Removes all records of a partition below `offset`, as retention would.
     pub fn delete_before(&self, topic: &str, partition: i32, offset: i64) {
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, partition, Offset::Offset(offset))
-            .unwrap_or_else(|error| panic!("no such offset: {error}"));
+        list.add_partition_offset(topic, partition, Offset::Offset(offset)).unwrap_or_else(|error| panic!("no such offset: {error}"));
         let left = self.admin(|admin, options| block_on(admin.delete_records(&list, options)));
         for element in left.elements() {
             element.error().unwrap_or_else(|error| panic!("cannot delete records of {topic}: {error}"));
         }
     }
 
-    fn admin<T>(
-        &self,
-        ask: impl FnOnce(&AdminClient<DefaultClientContext>, &AdminOptions) -> Result<T, KafkaError>,
-    ) -> T {
+    fn admin<T>(&self, ask: impl FnOnce(&AdminClient<DefaultClientContext>, &AdminOptions) -> Result<T, KafkaError>) -> T {
         let admin: AdminClient<DefaultClientContext> =
             self.config().create().unwrap_or_else(|error| panic!("cannot make an admin client: {error}"));
         let options = AdminOptions::new().request_timeout(Some(REQUEST)).operation_timeout(Some(REQUEST));
@@ -319,17 +307,12 @@ impl Kafka {
 
     /// The committed offset of every partition.
     pub fn committed(&self, group: &str, topic: &str) -> Vec<Option<i64>> {
-        let consumer: BaseConsumer = self
-            .config()
-            .set("group.id", group)
-            .create()
-            .unwrap_or_else(|error| panic!("cannot make a consumer: {error}"));
+        let consumer: BaseConsumer =
+            self.config().set("group.id", group).create().unwrap_or_else(|error| panic!("cannot make a consumer: {error}"));
         let partitions = self.partitions(topic).unwrap_or_else(|| panic!("no topic {topic}"));
         let mut list = TopicPartitionList::new();
         list.add_partition_range(topic, 0, partitions - 1);
-        let found = consumer
-            .committed_offsets(list, REQUEST)
-            .unwrap_or_else(|error| panic!("no committed offsets of {group}: {error}"));
+        let found = consumer.committed_offsets(list, REQUEST).unwrap_or_else(|error| panic!("no committed offsets of {group}: {error}"));
         found
             .elements()
             .iter()
@@ -342,15 +325,11 @@ impl Kafka {
 
     /// Commits offsets for a group without members. Static members leave with their session only: they are waited for.
     pub fn commit(&self, group: &str, topic: &str, offsets: &[(i32, i64)]) {
-        let consumer: BaseConsumer = self
-            .config()
-            .set("group.id", group)
-            .create()
-            .unwrap_or_else(|error| panic!("cannot make a consumer: {error}"));
+        let consumer: BaseConsumer =
+            self.config().set("group.id", group).create().unwrap_or_else(|error| panic!("cannot make a consumer: {error}"));
         let mut list = TopicPartitionList::new();
         for (partition, offset) in offsets {
-            list.add_partition_offset(topic, *partition, Offset::Offset(*offset))
-                .unwrap_or_else(|error| panic!("no such offset: {error}"));
+            list.add_partition_offset(topic, *partition, Offset::Offset(*offset)).unwrap_or_else(|error| panic!("no such offset: {error}"));
         }
         wait_for(&format!("committed offsets of {group}"), DEADLINE, || consumer.commit(&list, CommitMode::Sync));
     }
@@ -432,9 +411,7 @@ impl Kafka {
 /// First and end offset of a partition; tried again where a topic is so new that its leader does not know it yet.
 #[track_caller]
 fn watermarks(consumer: &BaseConsumer, topic: &str, partition: i32) -> (i64, i64) {
-    wait_for(&format!("offsets of {topic}-{partition}"), DEADLINE, || {
-        consumer.fetch_watermarks(topic, partition, REQUEST)
-    })
+    wait_for(&format!("offsets of {topic}-{partition}"), DEADLINE, || consumer.fetch_watermarks(topic, partition, REQUEST))
 }
 
 /// Follows one topic from its beginning and keeps what it has seen.
@@ -462,9 +439,7 @@ impl Reader {
                 true
             }
             Some(Err(KafkaError::MessageConsumption(
-                RDKafkaErrorCode::BrokerTransportFailure
-                | RDKafkaErrorCode::AllBrokersDown
-                | RDKafkaErrorCode::OperationTimedOut,
+                RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::OperationTimedOut,
             ))) => true,
             Some(Err(error)) => panic!("reading {} failed: {error}", self.topic),
         }
@@ -476,12 +451,7 @@ impl Reader {
         let started = Instant::now();
         while self.ended.borrow().len() < usize::try_from(self.partitions).unwrap_or_default() {
             self.poll(Duration::from_millis(20));
-            assert!(
-                started.elapsed() < DEADLINE * 4,
-                "the end of {} did not come within {:?}",
-                self.topic,
-                DEADLINE * 4
-            );
+            assert!(started.elapsed() < DEADLINE * 4, "the end of {} did not come within {:?}", self.topic, DEADLINE * 4);
         }
     }
 
@@ -516,8 +486,7 @@ impl Reader {
             self.poll(Duration::from_millis(20));
             if started.elapsed() > deadline {
                 let seen = self.records.borrow();
-                let shown: Vec<String> =
-                    seen.iter().map(|record| format!("{} {}", record.position(), record.key_text())).take(20).collect();
+                let shown: Vec<String> = seen.iter().map(|record| format!("{} {}", record.position(), record.key_text())).take(20).collect();
                 panic!("waited {deadline:?} for {count} records of {}, saw {}: {shown:?}", self.topic, seen.len());
             }
         }
@@ -538,20 +507,16 @@ impl Reader {
                 checked = records.len();
             }
             self.poll(Duration::from_millis(20));
-            assert!(
-                started.elapsed() < DEADLINE,
-                "waited {DEADLINE:?} for {what} on {}; saw {checked} other records",
-                self.topic
-            );
+            assert!(started.elapsed() < DEADLINE, "waited {DEADLINE:?} for {what} on {}; saw {checked} other records", self.topic);
         }
     }
 }
 
 fn received(message: &BorrowedMessage<'_>) -> Received {
     // Header names that are not UTF-8 panic in this client: tests that need them read through `wire`.
-    let headers = message.headers().map_or_else(Vec::new, |headers| {
-        headers.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect()
-    });
+    let headers = message
+        .headers()
+        .map_or_else(Vec::new, |headers| headers.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect());
     Received {
         topic: message.topic().to_owned(),
         partition: message.partition(),
@@ -627,13 +592,9 @@ impl Producer {
         loop {
             self.inner.poll(Duration::from_millis(1));
             let mut outcomes = self.acknowledgements.outcomes.lock().unwrap_or_else(|broken| broken.into_inner());
-            if numbers.last().is_none_or(|last| outcomes.contains_key(last))
-                && numbers.iter().all(|number| outcomes.contains_key(number))
-            {
+            if numbers.last().is_none_or(|last| outcomes.contains_key(last)) && numbers.iter().all(|number| outcomes.contains_key(number)) {
                 let taken = numbers.iter().filter_map(|number| outcomes.remove(number));
-                return taken
-                    .map(|outcome| outcome.unwrap_or_else(|error| panic!("{topic} refused a record: {error}")))
-                    .collect();
+                return taken.map(|outcome| outcome.unwrap_or_else(|error| panic!("{topic} refused a record: {error}"))).collect();
             }
             drop(outcomes);
             assert!(started.elapsed() < DEADLINE * 2, "{topic} did not acknowledge within {:?}", DEADLINE * 2);
@@ -648,9 +609,10 @@ impl Producer {
             message.partition = record.partition;
             message.timestamp = record.timestamp;
             if !record.headers.is_empty() {
-                let headers = record.headers.iter().fold(OwnedHeaders::new(), |headers, (name, value)| {
-                    headers.insert(Header { key: name, value: value.as_deref() })
-                });
+                let headers = record
+                    .headers
+                    .iter()
+                    .fold(OwnedHeaders::new(), |headers, (name, value)| headers.insert(Header { key: name, value: value.as_deref() }));
                 message = message.headers(headers);
             }
             match self.inner.send::<[u8], [u8]>(message) {
@@ -692,8 +654,6 @@ fn unique_id() -> String {
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap_or_else(|error| panic!("cannot make a runtime: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap_or_else(|error| panic!("cannot make a runtime: {error}"));
     runtime.block_on(future)
 }

@@ -61,10 +61,8 @@ impl Start {
 
     /// Starts the program.
     pub fn spawn(&self) -> Service {
-        let directory = tempfile::Builder::new()
-            .prefix("stopgate-test-")
-            .tempdir()
-            .unwrap_or_else(|error| panic!("no temporary directory: {error}"));
+        let directory =
+            tempfile::Builder::new().prefix("stopgate-test-").tempdir().unwrap_or_else(|error| panic!("no temporary directory: {error}"));
         self.spawn_in(directory)
     }
 
@@ -222,9 +220,7 @@ impl Service {
     /// Waits for it to end by itself; code and log.
     #[track_caller]
     pub fn ended(&mut self) -> (i32, String) {
-        let code = wait_for("the end of the program", DEADLINE, || {
-            self.process.exit_code().ok_or_else(|| tail(&self.process.stderr(), 5))
-        });
+        let code = wait_for("the end of the program", DEADLINE, || self.process.exit_code().ok_or_else(|| tail(&self.process.stderr(), 5)));
         (code, self.process.stderr())
     }
 

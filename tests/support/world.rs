@@ -111,15 +111,7 @@ impl World {
             filter_group: topic("filter"),
         };
         let bootstrap = broker.bootstrap().to_owned();
-        World {
-            kafka: broker.kafka(),
-            names,
-            layout,
-            bootstrap,
-            unique,
-            settings: String::new(),
-            tables: String::new(),
-        }
+        World { kafka: broker.kafka(), names, layout, bootstrap, unique, settings: String::new(), tables: String::new() }
     }
 
     /// Adds a line to the configuration file, above its tables.
@@ -167,10 +159,7 @@ impl World {
 
     /// A serving verb on these topics, as the instance of that name.
     pub fn serving(&self, verb: &str, instance: &str) -> Start {
-        Start::serving(verb)
-            .config(&self.config())
-            .arg("--bootstrap", &self.bootstrap)
-            .arg("--instance", &format!("{}-{instance}", self.unique))
+        Start::serving(verb).config(&self.config()).arg("--bootstrap", &self.bootstrap).arg("--instance", &format!("{}-{instance}", self.unique))
     }
 
     /// A verb that ends by itself, on these topics.
@@ -218,11 +207,7 @@ impl World {
     pub fn outcomes(&self) -> Outcomes {
         let reader = |topic: &str| self.kafka.reader(topic, Isolation::Committed);
         let names = &self.names;
-        Outcomes {
-            allowed: reader(&names.allowed),
-            suppressed: reader(&names.suppressed),
-            dead: reader(&names.dead_letters),
-        }
+        Outcomes { allowed: reader(&names.allowed), suppressed: reader(&names.suppressed), dead: reader(&names.dead_letters) }
     }
 
     /// The decision blocks of the sends topic, by partition, in order.
@@ -235,6 +220,22 @@ impl World {
             blocks.entry(block.partition).or_default().push(block);
         }
         blocks
+    }
+
+    /// How far everybody has come, for the text of a failure: of each partition, ends and committed positions; of the
+    /// outputs, what committed readers may reach and what there is, which differ while a transaction is open.
+    pub fn progress(&self) -> String {
+        let (kafka, names) = (&self.kafka, &self.names);
+        let mut text = String::new();
+        for (group, topic) in [(&names.detect_group, &names.inbound), (&names.filter_group, &names.sends)] {
+            let (committed, ends) = (kafka.committed(group, topic), kafka.ends(topic));
+            text.push_str(&format!("\n{topic}: committed {committed:?} of {ends:?}"));
+        }
+        for topic in [&names.opt_outs, &names.replies, &names.allowed, &names.suppressed, &names.decisions] {
+            let stable: Vec<i64> = kafka.bounds(topic, Isolation::Committed).iter().map(|(_, end)| *end).collect();
+            text.push_str(&format!("\n{topic}: readable up to {stable:?} of {:?}", kafka.ends(topic)));
+        }
+        text
     }
 
     /// Checks that the committed outcomes are the inputs, each once and in order, and that the decision blocks tile
@@ -253,12 +254,10 @@ impl World {
         assert_eq!(allowed.len() + suppressed.len() + dead.len(), inputs.len(), "outcomes against inputs");
         let blocks = self.blocks();
         for partition in 0..self.layout.sends {
-            let of = |records: &[Received]| -> Vec<Received> {
-                records.iter().filter(|record| record.partition == partition).cloned().collect()
-            };
+            let of =
+                |records: &[Received]| -> Vec<Received> { records.iter().filter(|record| record.partition == partition).cloned().collect() };
             let (inputs, allowed, suppressed) = (of(&inputs), of(&allowed), of(&suppressed));
-            let sources: Vec<String> =
-                suppressed.iter().filter_map(|record| record.header("stopgate-source")).collect();
+            let sources: Vec<String> = suppressed.iter().filter_map(|record| record.header("stopgate-source")).collect();
             let dead: Vec<String> = dead.iter().filter_map(|record| record.header("stopgate-source")).collect();
             // In lockstep: an input is the next suppressed one, or a dead letter, or else the next allowed one.
             let (mut next_allowed, mut next_suppressed) = (allowed.iter(), suppressed.iter().zip(&sources).peekable());

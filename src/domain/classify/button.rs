@@ -102,10 +102,9 @@ fn split(payload: &str) -> Vec<String> {
     let mut word = String::new();
     let mut last = ' ';
     for c in payload.chars().take(128) {
-        if !c.is_alphanumeric() || (c.is_uppercase() && last.is_lowercase()) {
-            if !word.is_empty() {
-                out.push(std::mem::take(&mut word));
-            }
+        let parts = !c.is_alphanumeric() || (c.is_uppercase() && last.is_lowercase());
+        if parts && !word.is_empty() {
+            out.push(std::mem::take(&mut word));
         }
         if c.is_alphanumeric() {
             word.extend(c.to_lowercase());

@@ -54,10 +54,13 @@ fn cut_window(text: &str, window: Range<usize>, marks: &Marks, stretches: &mut V
         let rest = text.get(at..window.end).unwrap_or("");
         let length = rest.find('\n').map_or(rest.len(), |newline| newline + 1);
         let line = rest.get(..length).unwrap_or("").trim();
+        let next = rest.get(length..).map(str::trim_start).unwrap_or("");
         match judge(line, marks) {
             Line::Written => push_line(text, at..at + length, marks, stretches),
             Line::Quoted => {}
-            Line::EndsTheMessage => break,
+            // The answer stands under what it quotes.
+            Line::HeadsAReply if is_quoted(next) => {}
+            Line::HeadsAReply | Line::EndsTheMessage => break,
         }
         at += length;
     }
@@ -72,11 +75,16 @@ fn mentions_signature(text: &str) -> bool {
 enum Line {
     Written,
     Quoted,
+    HeadsAReply,
     EndsTheMessage,
 }
 
+fn is_quoted(line: &str) -> bool {
+    line.starts_with('>') || line.starts_with("&gt;") || line.starts_with('＞')
+}
+
 fn judge(line: &str, marks: &Marks) -> Line {
-    if line.starts_with('>') || line.starts_with("&gt;") || line.starts_with('＞') {
+    if is_quoted(line) {
         return Line::Quoted;
     }
     if line == "--" || line.starts_with("---") || line.starts_with("___") {
@@ -88,14 +96,16 @@ fn judge(line: &str, marks: &Marks) -> Line {
     }
     let heads_a_reply = line.ends_with([':', '：']) && marks.reply_headers.iter().any(|header| lower.contains(header.as_str()));
     if heads_a_reply {
-        return Line::EndsTheMessage;
+        return Line::HeadsAReply;
     }
     if marks.tap_backs.iter().any(|tap_back| is_tap_back(&lower, tap_back)) { Line::Quoted } else { Line::Written }
 }
 
 /// `Liked "…"`: the words, at once an opening mark, and a closing mark at the end.
 fn is_tap_back(lower: &str, opening: &str) -> bool {
-    let Some(rest) = lower.strip_prefix(opening) else { return false };
+    let Some(rest) = lower.strip_prefix(opening) else {
+        return false;
+    };
     let rest = rest.trim_start_matches([' ', ':', '\u{a0}', '\u{202f}']);
     rest.starts_with(is_quote) && rest.trim_end().len() > 1
 }
@@ -128,7 +138,9 @@ fn push_line(text: &str, line: Range<usize>, marks: &Marks, stretches: &mut Vec<
     while let Some((at, c)) = characters.next() {
         let Some(closers) = closing(c) else { continue };
         let inside = characters.as_str();
-        let Some(length) = inside.find(closers) else { continue };
+        let Some(length) = inside.find(closers) else {
+            continue;
+        };
         let quoted = inside.get(..length).unwrap_or("");
         let after = inside.get(length..).and_then(|rest| rest.chars().next()).map_or(0, char::len_utf8);
         let is_everything = c.len_utf8() + length + after >= whole.len();
@@ -153,12 +165,20 @@ fn push_rest(text: &str, rest: Range<usize>, stretches: &mut Vec<Range<usize>>) 
     let mut kept = rest.start;
     let mut at = rest.start;
     while at < rest.end {
-        let Some(remaining) = text.get(at..rest.end) else { break };
-        let Some((offset, opening)) = remaining.char_indices().find(|(_, c)| closing(*c).is_some()) else { break };
+        let Some(remaining) = text.get(at..rest.end) else {
+            break;
+        };
+        let Some((offset, opening)) = remaining.char_indices().find(|(_, c)| closing(*c).is_some()) else {
+            break;
+        };
         let start = at + offset;
         let inside_start = start + opening.len_utf8();
-        let Some(inside) = text.get(inside_start..rest.end) else { break };
-        let Some(length) = closing(opening).and_then(|closers| inside.find(closers)) else { break };
+        let Some(inside) = text.get(inside_start..rest.end) else {
+            break;
+        };
+        let Some(length) = closing(opening).and_then(|closers| inside.find(closers)) else {
+            break;
+        };
         let after = inside.get(length..).and_then(|tail| tail.chars().next()).map_or(0, char::len_utf8);
         at = inside_start + length + after;
         if inside.get(..length).is_some_and(is_long) {
@@ -187,9 +207,15 @@ fn signature_inside(line: &str, marks: &Marks) -> Option<usize> {
 
 /// "STOP\n- Maria Lopez" and "STOP - Maria": a dash and a name at the very end.
 fn drop_closing_name(text: &str, first: usize, stretches: &mut Vec<Range<usize>>) {
-    let Some(last) = stretches.get(first..).and_then(<[_]>::last).cloned() else { return };
-    let Some(line) = text.get(last.clone()) else { return };
-    let Some((at, dash)) = line.char_indices().rfind(|(_, c)| matches!(c, '-' | '–' | '—' | '~')) else { return };
+    let Some(last) = stretches.get(first..).and_then(<[_]>::last).cloned() else {
+        return;
+    };
+    let Some(line) = text.get(last.clone()) else {
+        return;
+    };
+    let Some((at, dash)) = line.char_indices().rfind(|(_, c)| matches!(c, '-' | '–' | '—' | '~')) else {
+        return;
+    };
     let before = line.get(..at).unwrap_or("");
     let name = line.get(at + dash.len_utf8()..).unwrap_or("").trim();
     let stands_apart = before.is_empty() || before.ends_with(char::is_whitespace);
@@ -215,13 +241,14 @@ mod tests {
         };
         let mut stretches = Vec::new();
         cut(text, &marks, &mut stretches);
-        stretches.into_iter().map(|stretch| text[stretch].trim().to_owned()).collect::<Vec<_>>().join(" / ")
+        stretches.into_iter().map(|stretch| text.get(stretch).unwrap().trim().to_owned()).collect::<Vec<_>>().join(" / ")
     }
 
     #[test]
     fn quoted_lines_and_reply_headers_are_not_the_senders_words() {
         assert_eq!(kept("> Reply STOP\nwhat does this mean?"), "what does this mean?");
         assert_eq!(kept("thanks\nOn Monday Acme wrote:\nReply STOP to end"), "thanks");
+        assert_eq!(kept("On Monday Acme wrote:\n> Reply STOP to end\n\nwhat is this?"), "what is this?");
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub enum When {
     Always,
     /// Only for a message known to be in this language; otherwise a person looks at it.
     Hinted,
+    /// Written with its marks, as HỦY; without them, as HUY, like `Hinted`.
+    Marked,
 }
 
 /// What may follow a keyword in a message of two words.

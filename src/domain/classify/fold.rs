@@ -110,7 +110,9 @@ fn boxed_letter(c: char) -> Option<char> {
         0x1f150..=0x1f169 => code - 0x1f150,
         0x1f170..=0x1f189 => code - 0x1f170,
         0x1f1e6..=0x1f1ff => code - 0x1f1e6,
-        _ => return SMALL_CAPITALS.iter().find(|(from, _)| *from == c).map(|(_, to)| *to),
+        _ => {
+            return SMALL_CAPITALS.iter().find(|(from, _)| *from == c).map(|(_, to)| *to);
+        }
     };
     char::from_u32(u32::from(b'a') + place)
 }

@@ -3,17 +3,20 @@
 //! Every token is tagged with the classes its word is in, in every language that has it; the rules of a language are tried
 //! where a word stands that one of them begins with. A rule's match counts unless a guard of its language reaches it.
 //!
-//! Invariants: an opt-out beats help, help beats review, and of equals the first in the text, then in the file; the work
+//! Invariants: an opt-out beats help, help beats review, and of equals the first in the text, then the longest; the work
 //! is bounded by `STEPS_A_TOKEN` times the text.
 //!
 //! Absent: the words and the patterns, which are the language files'.
 
+use super::class_set::ClassSet;
 use super::data::{Reach, Verdict};
+use super::fold;
 use super::lexicon::{Grammar, Lexicon, Patterns};
-use super::pattern::{ClassSet, Edge, Effort, Lattice, Reader};
+use super::pattern::{Edge, Effort, Element, Lattice, Reader};
 use super::text::Text;
 use super::words::Words;
 use super::{Class, Classification, Confidence, Scope};
+use std::cmp::Reverse;
 use std::ops::Range;
 
 /// A pattern can be written that tries very many ways; no message pays for it.
@@ -84,48 +87,63 @@ fn tag_from(lexicon: &Lexicon, text: &Text, lattice: &mut Lattice, start: usize,
                 None => return,
             }
             if let Some(number) = words.stem(place) {
-                push_edges(lexicon, lattice, number, at + 1, only);
+                push_edge(lexicon, lattice, number, at + 1, only);
             }
         }
         if let Some(number) = words.whole(place) {
-            push_edges(lexicon, lattice, number, at + 1, only);
+            push_edge(lexicon, lattice, number, at + 1, only);
         }
     }
 }
 
-fn push_edges(lexicon: &Lexicon, lattice: &mut Lattice, number: u32, end: usize, only: Option<u8>) {
-    for &(language, classes) in &lexicon.entries[number as usize].classes {
-        if only.is_none_or(|only| only == language) {
-            lattice.edges.push(Edge { end: end as u32, language, classes });
-        }
+/// Clitics are one language's: what another one means by the rest of the word does not count.
+fn push_edge(lexicon: &Lexicon, lattice: &mut Lattice, entry: u32, end: usize, only: Option<u8>) {
+    let known = &lexicon.entries[entry as usize];
+    if !known.classes.is_empty() && only.is_none_or(|only| known.classes_in(only).is_some()) {
+        lattice.edges.push(Edge { end: end as u32, entry });
     }
 }
 
 /// Decides by the rules of every language.
 pub(super) fn decide(lexicon: &Lexicon, text: &Text, lattice: &Lattice, found: &mut Found) -> Option<Classification> {
-    let mut effort = Effort(STEPS_A_TOKEN.saturating_mul(text.tokens.len() as u32));
-    search(lexicon, text, lattice, |grammar| &grammar.rules, &mut found.rules, &mut effort);
+    let languages = at_work(lexicon, text, lattice);
+    search(lexicon, text, lattice, languages, |grammar| &grammar.rules, &mut found.rules);
+    found.rules.retain(|rule| !is_borrowed(lexicon, text, lattice, rule));
     if found.rules.is_empty() {
         return None;
     }
-    let mut effort = Effort(STEPS_A_TOKEN.saturating_mul(text.tokens.len() as u32));
-    search(lexicon, text, lattice, |grammar| &grammar.guards, &mut found.guards, &mut effort);
+    let matched = found.rules.iter().fold(0, |languages, rule| languages | 1 << rule.language);
+    search(lexicon, text, lattice, matched, |grammar| &grammar.guards, &mut found.guards);
     let judged = found.rules.iter().filter_map(|rule| {
         let grammar = &lexicon.grammars[usize::from(rule.language)];
         let class = guarded(lexicon, text, rule, grammar.rule_names[rule.owner as usize].1, &found.guards)?;
         Some((class, rule))
     });
-    let (class, rule) = judged.min_by_key(|(class, rule)| (rank(*class), rule.tokens.start, rule.language, rule.owner))?;
+    let (class, rule) =
+        judged.min_by_key(|(class, rule)| (rank(*class), rule.tokens.start, Reverse(rule.tokens.end), rule.language, rule.owner))?;
     let grammar = &lexicon.grammars[usize::from(rule.language)];
     let confidence = if class == Class::Review { Confidence::Low } else { Confidence::High };
     Some(Classification {
         class,
-        scope: scope(text, lattice, rule, grammar),
+        scope: scope(lexicon, text, lattice, rule, grammar),
         rule: grammar.rule_names[rule.owner as usize].0.clone(),
         span: text.original(rule.tokens.clone()),
         language: lexicon.languages.get(usize::from(rule.language)).cloned(),
         confidence,
     })
+}
+
+/// Whether a word for messages stands outside these tokens, and none for an order of the same language.
+pub(super) fn speaks_of_messages(lexicon: &Lexicon, text: &Text, lattice: &Lattice, except: &Range<usize>) -> bool {
+    let (mut messages, mut business) = (0_u64, 0_u64);
+    for edge in (0..text.tokens.len()).filter(|at| !except.contains(at)).flat_map(|at| lattice.at(at)) {
+        for (language, classes) in &lexicon.entries[edge.entry as usize].classes {
+            let grammar = &lexicon.grammars[usize::from(*language)];
+            messages |= u64::from(classes.meets(&grammar.messages)) << language;
+            business |= u64::from(classes.meets(&grammar.business)) << language;
+        }
+    }
+    messages & !business != 0
 }
 
 /// Decides once more with unknown words read as the words that they are a slip away from.
@@ -140,55 +158,122 @@ pub(super) fn decide_mended(lexicon: &Lexicon, text: &Text, lattice: &mut Lattic
 /// Messages with more words than this are not mended.
 const LONGEST_MENDED: usize = 32;
 
-/// Tags unknown words; false if none was mended or nothing else in the text could be part of a wish.
+/// Tags unknown words; false if none was mended, or no other word is known.
 fn mend(lexicon: &Lexicon, text: &Text, lattice: &mut Lattice) -> bool {
-    let begins = |edge: &Edge| edge.classes & lexicon.grammars[usize::from(edge.language)].rules.anchors != 0;
-    if text.tokens.len() > LONGEST_MENDED || !lattice.edges.iter().any(begins) {
+    if text.tokens.len() > LONGEST_MENDED || lattice.edges.is_empty() {
         return false;
     }
     let mut mended = false;
     for at in 0..text.tokens.len() {
-        let word = text.slice(at..at + 1);
-        let unknown = lattice.at(at).is_empty() && word.len() > 4 && !text.tokens[at].solo && !lexicon.words.knows(word.as_bytes());
-        let Some(number) = (if unknown { lexicon.word_slips.find(word) } else { None }) else { continue };
-        let before = lattice.edges.len();
-        push_edges(lexicon, lattice, number, at + 1, None);
-        let added = lattice.edges.len() - before;
-        // The new edges go where the token's edges are.
-        let place = lattice.starts[at] as usize;
-        lattice.edges[place..].rotate_right(added);
-        lattice.starts.iter_mut().skip(at + 1).for_each(|start| *start += added as u32);
-        mended = true;
+        if let Some((entry, end)) = spelled_out(lexicon, text, at).or_else(|| misspelled(lexicon, text, lattice, at)) {
+            let before = lattice.edges.len();
+            push_edge(lexicon, lattice, entry, end, None);
+            let added = lattice.edges.len() - before;
+            // The new edge goes where the token's edges are.
+            let place = lattice.starts[at] as usize;
+            lattice.edges[place..].rotate_right(added);
+            lattice.starts.iter_mut().skip(at + 1).for_each(|start| *start += added as u32);
+            mended |= added > 0;
+        }
     }
     mended
+}
+
+/// "s t o p" inside a sentence: the entry, and one past its last token.
+fn spelled_out(lexicon: &Lexicon, text: &Text, at: usize) -> Option<(u32, usize)> {
+    let single = |at: &usize| !text.tokens[*at].solo && text.slice(*at..*at + 1).chars().count() == 1;
+    let continues = at > 0 && single(&(at - 1));
+    let end = (at..text.tokens.len()).take_while(single).last()? + 1;
+    if continues || end - at < 3 {
+        return None;
+    }
+    let word: String = text.slice(at..end).chars().filter(|c| *c != ' ').collect();
+    lexicon.words.find(word.as_bytes()).map(|entry| (entry, end))
+}
+
+/// "st0p", "mesages": a word that no file knows, as the word it was meant to be.
+fn misspelled(lexicon: &Lexicon, text: &Text, lattice: &Lattice, at: usize) -> Option<(u32, usize)> {
+    let word = text.slice(at..at + 1);
+    if !lattice.at(at).is_empty() || text.tokens[at].solo || lexicon.words.knows(word.as_bytes()) {
+        return None;
+    }
+    let digits = word.contains(|c: char| c.is_ascii_digit()) && word.contains(char::is_alphabetic);
+    let entry = if digits {
+        let plain: String = word.chars().map(fold::leet_letter).collect();
+        lexicon.words.find(plain.as_bytes())
+    } else if word.len() > 4 {
+        lexicon.word_slips.find(word)
+    } else {
+        None
+    };
+    entry.map(|entry| (entry, at + 1))
+}
+
+/// The languages that have words of their own in the text, as bits.
+fn at_work(lexicon: &Lexicon, text: &Text, lattice: &Lattice) -> u64 {
+    let mut languages = 1 << FIRST_LANGUAGE;
+    for at in 0..text.tokens.len() {
+        let edges = lattice.at(at);
+        if !edges.is_empty() && !is_first(lexicon, text, lattice, at) {
+            let classes = edges.iter().flat_map(|edge| &lexicon.entries[edge.entry as usize].classes);
+            classes.for_each(|(language, _)| languages |= 1 << language);
+        }
+    }
+    languages
 }
 
 fn search<'l>(
     lexicon: &'l Lexicon,
     text: &Text,
     lattice: &Lattice,
+    languages: u64,
     patterns: impl Fn(&'l Grammar) -> &'l Patterns,
     found: &mut Vec<Match>,
-    effort: &mut Effort,
 ) {
     found.clear();
-    for start in 0..text.tokens.len() {
-        for edge in lattice.at(start) {
-            let patterns = patterns(&lexicon.grammars[usize::from(edge.language)]);
-            let mut anchors = edge.classes & patterns.anchors;
-            while anchors != 0 {
-                let class = anchors.trailing_zeros() as usize;
-                anchors &= anchors - 1;
-                let reader = Reader { tokens: &text.tokens, lattice, language: edge.language };
-                for &place in &patterns.starts[class] {
-                    let (elements, owner) = &patterns.elements[place as usize];
-                    if let Some(tokens) = reader.matches(elements, start, effort) {
-                        found.push(Match { language: edge.language, owner: *owner, tokens });
+    let mut effort = Effort(STEPS_A_TOKEN.saturating_mul(text.tokens.len() as u32));
+    for language in (0..lexicon.grammars.len() as u8).filter(|language| languages & (1 << language) != 0) {
+        let patterns = patterns(&lexicon.grammars[usize::from(language)]);
+        let mut present = ClassSet::EMPTY;
+        for edge in &lattice.edges {
+            if let Some(classes) = lexicon.entries[edge.entry as usize].classes_in(language) {
+                present |= *classes;
+            }
+        }
+        let reader = Reader { tokens: &text.tokens, lattice, entries: &lexicon.entries, language };
+        for key in present.common(patterns.keys) {
+            for &place in &patterns.keyed[key] {
+                let pattern = &patterns.patterns[place as usize];
+                if !pattern.elements.iter().filter_map(Element::needed).all(|needed| needed.meets(&present)) {
+                    continue;
+                }
+                for start in (0..text.tokens.len()).filter(|start| reader.can_begin(&pattern.anchor, *start)) {
+                    if let Some(tokens) = reader.matches(&pattern.elements, start, &mut effort) {
+                        found.push(Match { language, owner: pattern.owner, tokens });
                     }
                 }
             }
         }
     }
+}
+
+/// The language of the first file, whose words all other languages borrow.
+const FIRST_LANGUAGE: u8 = 0;
+
+/// Whether a match of another language is made of borrowed words only: then the first language's own rules and guards
+/// have the say.
+fn is_borrowed(lexicon: &Lexicon, text: &Text, lattice: &Lattice, rule: &Match) -> bool {
+    let own = |at: usize| {
+        let knows = |edge: &Edge| lexicon.entries[edge.entry as usize].classes_in(rule.language).is_some();
+        !is_first(lexicon, text, lattice, at) && lattice.at(at).iter().any(knows)
+    };
+    rule.language != FIRST_LANGUAGE && !rule.tokens.clone().any(own)
+}
+
+/// Whether a token begins a word or phrase of the first language.
+fn is_first(lexicon: &Lexicon, text: &Text, lattice: &Lattice, at: usize) -> bool {
+    let knows = |edge: &Edge| lexicon.entries[edge.entry as usize].classes_in(FIRST_LANGUAGE).is_some();
+    !text.tokens[at].solo && lattice.at(at).iter().any(knows)
 }
 
 /// The class that guards leave a match, if any.
@@ -226,13 +311,15 @@ fn rank(class: Class) -> u8 {
 }
 
 /// The scope that words of the match, or of the rest of its clause, give it.
-fn scope(text: &Text, lattice: &Lattice, rule: &Match, grammar: &Grammar) -> Option<Scope> {
-    let clause_end = (rule.tokens.start + 1..text.tokens.len()).find(|at| text.tokens[*at].opens).unwrap_or(text.tokens.len());
-    let mut said: ClassSet = 0;
-    for at in rule.tokens.start..clause_end {
-        lattice.at(at).iter().filter(|edge| edge.language == rule.language).for_each(|edge| said |= edge.classes);
+fn scope(lexicon: &Lexicon, text: &Text, lattice: &Lattice, rule: &Match, grammar: &Grammar) -> Option<Scope> {
+    let clause_end = text.end_of_clause(rule.tokens.start);
+    let mut said = ClassSet::EMPTY;
+    for edge in (rule.tokens.start..clause_end).flat_map(|at| lattice.at(at)) {
+        if let Some(classes) = lexicon.entries[edge.entry as usize].classes_in(rule.language) {
+            said |= *classes;
+        }
     }
-    let says = |classes: ClassSet| said & classes != 0;
+    let says = |classes: ClassSet| said.meets(&classes);
     if says(grammar.promotions) {
         Some(Scope::promotions())
     } else if says(grammar.marketing) {

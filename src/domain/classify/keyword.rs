@@ -13,44 +13,63 @@ use super::words::Words;
 use super::{Class, Classification, Confidence, Scope};
 use std::ops::Range;
 
+/// What decides whether a short form acts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct About {
+    /// The language the message is known to be in.
+    pub(super) hint: Option<u8>,
+    /// Written with letters outside ASCII.
+    pub(super) marked: bool,
+}
+
 /// No courtesy is longer, in tokens.
 const LONGEST_COURTESY: usize = 12;
 
 /// A message of nothing but emoji.
-pub(super) fn decide_signs(lexicon: &Lexicon, text: &Text, hint: Option<u8>) -> Option<Classification> {
+pub(super) fn decide_signs(lexicon: &Lexicon, text: &Text, about: About) -> Option<Classification> {
     let answers = text.signs.iter().filter_map(|(sign, place)| {
         let number = lexicon.words.find(sign.encode_utf8(&mut [0; 4]).as_bytes())?;
         let place = *place as usize;
-        answer(lexicon, number, hint, Some(place..place + sign.len_utf8()), Confidence::Exact)
+        answer(lexicon, number, about, Some(place..place + sign.len_utf8()), Confidence::Exact)
     });
     answers.reduce(|first, next| if next.class == Class::OptOut && first.class != Class::OptOut { next } else { first })
 }
 
 /// The tokens are a keyword as they stand.
-pub(super) fn decide_whole(lexicon: &Lexicon, text: &Text, tokens: Range<usize>, hint: Option<u8>) -> Option<Classification> {
+pub(super) fn decide_whole(lexicon: &Lexicon, text: &Text, tokens: Range<usize>, about: About) -> Option<Classification> {
     let number = lexicon.words.find(text.slice(tokens.clone()).as_bytes())?;
-    answer(lexicon, number, hint, text.original(tokens), Confidence::Exact)
+    answer(lexicon, number, about, text.original(tokens), Confidence::Exact)
 }
 
 /// The tokens between "hi", "please" and "thank you".
-pub(super) fn without_courtesy(lexicon: &Lexicon, text: &Text) -> Range<usize> {
-    let (mut start, mut end) = (0, text.tokens.len());
-    while start < end {
-        match courtesy_end(lexicon, text, start).filter(|next| *next < end) {
-            Some(next) => start = next,
-            None => break,
+pub(super) fn without_courtesy(lexicon: &Lexicon, text: &Text, tokens: Range<usize>) -> Range<usize> {
+    let mut core = tokens;
+    while let Some(next) = courtesy_end(lexicon, text, core.start).filter(|next| *next < core.end) {
+        core.start = next;
+    }
+    while let Some(first) = courtesy_start(lexicon, text, &core) {
+        core.end = first;
+    }
+    core
+}
+
+/// Where the courtesy begins that the tokens end with.
+fn courtesy_start(lexicon: &Lexicon, text: &Text, tokens: &Range<usize>) -> Option<usize> {
+    let earliest = (tokens.start + 1).max(tokens.end.saturating_sub(LONGEST_COURTESY));
+    (earliest..tokens.end).find(|first| courtesy_end(lexicon, text, *first) == Some(tokens.end))
+}
+
+/// The tokens are a keyword and then courtesy; a keyword may itself begin or end like a courtesy ("ช่วยเหลือค่ะ").
+pub(super) fn decide_before_courtesy(lexicon: &Lexicon, text: &Text, about: About) -> Option<Classification> {
+    let mut left = 0..text.tokens.len();
+    while let Some(first) = courtesy_start(lexicon, text, &left) {
+        left.end = first;
+        let found = decide_whole(lexicon, text, left.clone(), about);
+        if found.is_some() {
+            return found;
         }
     }
-    'shrink: while start < end {
-        for first in (start + 1).max(end.saturating_sub(LONGEST_COURTESY))..end {
-            if courtesy_end(lexicon, text, first) == Some(end) {
-                end = first;
-                continue 'shrink;
-            }
-        }
-        break;
-    }
-    start..end
+    None
 }
 
 fn courtesy_end(lexicon: &Lexicon, text: &Text, start: usize) -> Option<usize> {
@@ -84,25 +103,42 @@ fn walk(lexicon: &Lexicon, text: &Text, start: usize, mut passes: impl FnMut(u32
     longest
 }
 
+/// The keyword that a clause of a longer message consists of, courtesy aside: "Too many messages. Please stop."
+pub(super) fn decide_clause(lexicon: &Lexicon, text: &Text, about: About) -> Option<(Classification, Range<usize>)> {
+    let mut start = 0;
+    while start < text.tokens.len() {
+        let end = text.end_of_clause(start);
+        let core = without_courtesy(lexicon, text, start..end);
+        let found = decide_whole(lexicon, text, core, about).filter(|found| found.class == Class::OptOut);
+        if let Some(found) = found {
+            return Some((found, start..end));
+        }
+        start = end;
+    }
+    None
+}
+
 /// What is left of the message between courtesies is a keyword, several, one with its programme, or one in disguise.
-pub(super) fn decide(lexicon: &Lexicon, text: &Text, core: Range<usize>, hint: Option<u8>) -> Option<Classification> {
-    decide_whole(lexicon, text, core.clone(), hint)
-        .or_else(|| decide_repeated(lexicon, text, core.clone(), hint))
-        .or_else(|| decide_followed(lexicon, text, core.clone(), hint))
-        .or_else(|| decide_disguised(lexicon, text, core, hint))
+pub(super) fn decide(lexicon: &Lexicon, text: &Text, core: Range<usize>, about: About) -> Option<Classification> {
+    decide_whole(lexicon, text, core.clone(), about)
+        .or_else(|| decide_repeated(lexicon, text, core.clone(), about))
+        .or_else(|| decide_followed(lexicon, text, core.clone(), about))
+        .or_else(|| decide_disguised(lexicon, text, core, about))
 }
 
 /// "STOP STOP STOP", "stop. unsubscribe. cancel!"
-fn decide_repeated(lexicon: &Lexicon, text: &Text, core: Range<usize>, hint: Option<u8>) -> Option<Classification> {
+fn decide_repeated(lexicon: &Lexicon, text: &Text, core: Range<usize>, about: About) -> Option<Classification> {
     let mut at = core.start;
     let mut first: Option<Classification> = None;
     let mut review = None;
     while at < core.end {
-        let opt_out = |number: u32| keyword_for(lexicon, number, hint).filter(|(keyword, _)| keyword.class == Class::OptOut);
+        let opt_out = |number: u32| {
+            keyword_for(lexicon, number, about).filter(|(keyword, _)| keyword.class == Class::OptOut && keyword.when != When::Marked)
+        };
         let end = walk(lexicon, text, at, |number, end| end <= core.end && opt_out(number).is_some());
         match end {
             Some(end) => {
-                let found = decide_whole(lexicon, text, at..end, hint)?;
+                let found = decide_whole(lexicon, text, at..end, about)?;
                 match found.class {
                     Class::OptOut => first = first.or(Some(found)),
                     Class::Review | Class::OptIn | Class::Help | Class::None => review = review.or(Some(found)),
@@ -116,18 +152,18 @@ fn decide_repeated(lexicon: &Lexicon, text: &Text, core: Range<usize>, hint: Opt
 }
 
 /// "STOP 36111", "stop news", "RET BRAND".
-fn decide_followed(lexicon: &Lexicon, text: &Text, core: Range<usize>, hint: Option<u8>) -> Option<Classification> {
+fn decide_followed(lexicon: &Lexicon, text: &Text, core: Range<usize>, about: About) -> Option<Classification> {
     if !(2..=12).contains(&core.len()) {
         return None;
     }
     let mut leading = None;
     walk(lexicon, text, core.start, |number, end| {
-        let follows = end < core.end && keyword_for(lexicon, number, hint).is_some_and(|(keyword, _)| keyword.follow != Follow::Nothing);
+        let follows = end < core.end && keyword_for(lexicon, number, about).is_some_and(|(keyword, _)| keyword.follow != Follow::Nothing);
         leading = if follows { Some((number, end)) } else { leading };
         follows
     });
     let (number, end) = leading?;
-    let (keyword, acts) = keyword_for(lexicon, number, hint)?;
+    let (keyword, acts) = keyword_for(lexicon, number, about)?;
     let name = text.slice(end..core.end);
     let known = lexicon.words.find(name.as_bytes()).and_then(|number| lexicon.entries[number as usize].follows);
     let is_one_word = core.end - end == 1;
@@ -149,7 +185,7 @@ fn decide_followed(lexicon: &Lexicon, text: &Text, core: Range<usize>, hint: Opt
 }
 
 /// "S T O P", "s.t.o.p", "st op", "5T0P", "$top", СТОР.
-fn decide_disguised(lexicon: &Lexicon, text: &Text, core: Range<usize>, hint: Option<u8>) -> Option<Classification> {
+fn decide_disguised(lexicon: &Lexicon, text: &Text, core: Range<usize>, about: About) -> Option<Classification> {
     const LONGEST: usize = 24;
     let slice = text.slice(core.clone());
     if slice.len() > 2 * LONGEST || text.tokens.get(core.start).is_none_or(|token| token.solo) {
@@ -159,12 +195,14 @@ fn decide_disguised(lexicon: &Lexicon, text: &Text, core: Range<usize>, hint: Op
     let span = text.original(core.clone());
     let act = |word: &str, least: usize| {
         let number = lexicon.words.find(word.as_bytes()).filter(|_| word.chars().count() >= least)?;
-        answer(lexicon, number, hint, span.clone(), Confidence::Low).filter(|found| matches!(found.class, Class::OptOut | Class::Review))
+        answer(lexicon, number, about, span.clone(), Confidence::Low).filter(|found| matches!(found.class, Class::OptOut | Class::Review))
     };
     if core.len() > 1 {
         let letters_apart = core.clone().all(|at| text.slice(at..at + 1).chars().count() == 1);
         let joined = act(&squeezed, if letters_apart { 3 } else { 4 });
-        let without_runs = || if letters_apart { act(&text::without_runs(&squeezed, 1), 3) } else { None };
+        let without_runs = || {
+            if letters_apart { act(&text::without_runs(&squeezed, 1), 3) } else { None }
+        };
         if let Some(found) = joined.or_else(without_runs) {
             return Some(found);
         }
@@ -182,34 +220,39 @@ fn decide_disguised(lexicon: &Lexicon, text: &Text, core: Range<usize>, hint: Op
 }
 
 /// "stpo", "unsuscribe": the message is one slip away from a keyword and no word of any language file.
-pub(super) fn decide_slip(lexicon: &Lexicon, text: &Text, core: Range<usize>, hint: Option<u8>) -> Option<Classification> {
+pub(super) fn decide_slip(lexicon: &Lexicon, text: &Text, core: Range<usize>, about: About) -> Option<Classification> {
     if core.is_empty() || core.len() > 3 || text.tokens.get(core.start).is_none_or(|token| token.solo) {
         return None;
     }
     let whole = text.slice(core.clone());
-    if lexicon.words.knows(whole.as_bytes()) {
+    if lexicon.words.find(whole.as_bytes()).is_some() {
         return None;
     }
     let squeezed: String = whole.chars().filter(|c| *c != ' ').collect();
     let slip = |word: &str| {
         let number = lexicon.keyword_slips.find(word)?;
-        answer(lexicon, number, hint, text.original(core.clone()), Confidence::Low)
+        answer(lexicon, number, about, text.original(core.clone()), Confidence::Low)
     };
     let all_known = core.clone().all(|at| lexicon.words.knows(text.slice(at..at + 1).as_bytes()));
     slip(whole).or_else(|| if core.len() == 2 && !all_known && squeezed.len() > 8 { slip(&squeezed) } else { None })
 }
 
 /// The keyword that an entry stands for, and whether it acts: if not, a person looks at it.
-fn keyword_for(lexicon: &Lexicon, number: u32, hint: Option<u8>) -> Option<(&Keyword, bool)> {
+fn keyword_for(lexicon: &Lexicon, number: u32, about: About) -> Option<(&Keyword, bool)> {
     let places = &lexicon.entries[number as usize].keywords;
     let keywords = || places.iter().map(|place| &lexicon.keywords[*place as usize]);
-    let hinted = keywords().find(|keyword| Some(keyword.language) == hint).map(|keyword| (keyword, true));
-    let always = || keywords().find(|keyword| keyword.when == When::Always).map(|keyword| (keyword, true));
+    let hinted = keywords().find(|keyword| Some(keyword.language) == about.hint).map(|keyword| (keyword, true));
+    let acts = |keyword: &&Keyword| match keyword.when {
+        When::Always => true,
+        When::Marked => about.marked,
+        When::Hinted => false,
+    };
+    let always = || keywords().find(acts).map(|keyword| (keyword, true));
     hinted.or_else(always).or_else(|| keywords().next().map(|keyword| (keyword, false)))
 }
 
-fn answer(lexicon: &Lexicon, number: u32, hint: Option<u8>, span: Option<Range<usize>>, confidence: Confidence) -> Option<Classification> {
-    let (keyword, acts) = keyword_for(lexicon, number, hint)?;
+fn answer(lexicon: &Lexicon, number: u32, about: About, span: Option<Range<usize>>, confidence: Confidence) -> Option<Classification> {
+    let (keyword, acts) = keyword_for(lexicon, number, about)?;
     let (class, confidence) = match (acts, keyword.class) {
         (false, Class::OptIn | Class::Help | Class::None) => return None,
         (false, Class::OptOut | Class::Review) | (true, Class::Review) => (Class::Review, Confidence::Low),

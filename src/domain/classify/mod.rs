@@ -13,6 +13,8 @@
 //! Absent: files (`wire::lexicon`), what to do with the answer, and who the customer is.
 
 mod button;
+mod class_set;
+mod compile;
 mod cut;
 mod data;
 mod fold;
@@ -28,6 +30,7 @@ pub use cut::BOTH_ENDS_BYTES;
 pub use data::{Change, Follow, GuardData, KeywordGroup, LanguageData, Located, Override, Reach, RuleData, Verdict, When, WordClass};
 pub use lexicon::{Fingerprint, Lexicon, LexiconFault};
 
+use keyword::About;
 use pattern::Lattice;
 use std::cell::RefCell;
 use std::fmt;
@@ -77,7 +80,9 @@ impl Scope {
             "marketing" => Self::Marketing,
             _ => match written.strip_prefix("program:") {
                 Some(id) if !id.is_empty() => Self::Program(id.to_owned()),
-                Some(_) | None => return Err(format!("\"{written}\" is not a scope: all, marketing or program:ID")),
+                Some(_) | None => {
+                    return Err(format!("\"{written}\" is not a scope: all, marketing or program:ID"));
+                }
             },
         }))
     }
@@ -228,18 +233,36 @@ fn read(lexicon: &Lexicon, original: &str, hint: Option<u8>, scratch: &mut Scrat
     for stretch in stretches.iter() {
         text.read(original, stretch.clone(), &lexicon.words);
     }
+    let about = About { hint, marked: text.marked };
     if text.tokens.is_empty() {
-        return keyword::decide_signs(lexicon, text, hint);
+        return keyword::decide_signs(lexicon, text, about);
     }
-    if let Some(answer) = keyword::decide_whole(lexicon, text, 0..text.tokens.len(), hint) {
+    let all = 0..text.tokens.len();
+    if let Some(answer) = keyword::decide_whole(lexicon, text, all.clone(), about) {
+        return Some(answer);
+    }
+    if let Some(answer) = keyword::decide_before_courtesy(lexicon, text, about) {
+        return Some(answer);
+    }
+    let core = keyword::without_courtesy(lexicon, text, all);
+    if let Some(answer) = keyword::decide(lexicon, text, core.clone(), about) {
         return Some(answer);
     }
     grammar::tag(lexicon, text, lattice);
-    let core = keyword::without_courtesy(lexicon, text);
-    keyword::decide(lexicon, text, core.clone(), hint)
-        .or_else(|| grammar::decide(lexicon, text, lattice, found))
-        .or_else(|| keyword::decide_slip(lexicon, text, core, hint))
-        .or_else(|| grammar::decide_mended(lexicon, text, lattice, found))
+    let said = grammar::decide(lexicon, text, lattice, found)
+        .or_else(|| keyword::decide_slip(lexicon, text, core, about))
+        .or_else(|| grammar::decide_mended(lexicon, text, lattice, found));
+    if said.as_ref().is_some_and(|said| said.class != Class::Review) {
+        return said;
+    }
+    // A complaint, or talk of messages, with a keyword for a sentence: the keyword is meant.
+    let clause = keyword::decide_clause(lexicon, text, about);
+    let complains_elsewhere = |clause: &Range<usize>| {
+        let place = said.as_ref().and_then(|said| said.span.clone());
+        place.zip(text.original(clause.clone())).is_some_and(|(said, clause)| said.end <= clause.start || clause.end <= said.start)
+    };
+    let meant = clause.filter(|(_, clause)| complains_elsewhere(clause) || grammar::speaks_of_messages(lexicon, text, lattice, clause));
+    meant.map(|(keyword, _)| Classification { confidence: Confidence::High, ..keyword }).or(said)
 }
 
 #[cfg(test)]

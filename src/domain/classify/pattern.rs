@@ -11,20 +11,16 @@
 //! | `..3` | up to three tokens of any kind (characters, in scripts without word breaks) |
 //! | `^` `$` | beginning and end of a clause |
 //!
-//! Invariants: a match stays inside one clause; a pattern begins with `^` or a word that must be there, so that the
-//! grammar can find its candidates by the words of the text; the work for one start is bounded by the pattern, and the
+//! Invariants: a match stays inside one clause; a pattern begins with words and not with a gap, so that the grammar finds
+//! its candidates by the words of the text; the work for one start is bounded by the pattern, and the
 //! work for one message by `Effort`.
 //!
 //! Absent: what a match means.
 
+use super::class_set::ClassSet;
+use super::lexicon::Entry;
 use super::text::Token;
 use std::ops::Range;
-
-/// A set of word classes of one language.
-pub(super) type ClassSet = u128;
-
-/// The classes that one language may have, words written in patterns included.
-pub(super) const MOST_CLASSES: usize = 128;
 
 const MOST_REPEATS: u8 = 4;
 
@@ -36,18 +32,27 @@ pub(super) enum Element {
     Closing,
 }
 
+impl Element {
+    /// The classes of which one must stand in every text that the pattern matches.
+    pub(super) fn needed(&self) -> Option<&ClassSet> {
+        match self {
+            Self::Words { classes, least: 1.., .. } => Some(classes),
+            Self::Words { .. } | Self::Gap(_) | Self::Opening | Self::Closing => None,
+        }
+    }
+}
+
 /// Gives out the classes of a language while its patterns are read.
 pub(super) trait Names {
     fn class(&mut self, name: &str) -> Result<ClassSet, String>;
     fn literals(&mut self, words: &[&str]) -> Result<ClassSet, String>;
 }
 
-/// One reading of a stretch of tokens: a word or phrase and the classes it is in.
+/// One reading of a stretch of tokens: the lexicon's entry for a word or phrase, and one past its last token.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Edge {
     pub(super) end: u32,
-    pub(super) language: u8,
-    pub(super) classes: ClassSet,
+    pub(super) entry: u32,
 }
 
 /// All readings of all tokens.
@@ -79,6 +84,7 @@ pub(super) struct Effort(pub(super) u32);
 pub(super) struct Reader<'a> {
     pub(super) tokens: &'a [Token],
     pub(super) lattice: &'a Lattice,
+    pub(super) entries: &'a [Entry],
     pub(super) language: u8,
 }
 
@@ -88,10 +94,21 @@ impl Reader<'_> {
         self.end(elements, 0, start, start, effort).map(|end| start..end)
     }
 
+    /// Whether a match of a pattern with this anchor can begin at `start`.
+    pub(super) fn can_begin(&self, anchor: &ClassSet, start: usize) -> bool {
+        self.lattice.at(start).iter().any(|edge| self.is_in(edge, anchor))
+    }
+
+    fn is_in(&self, edge: &Edge, classes: &ClassSet) -> bool {
+        self.entries[edge.entry as usize].classes_in(self.language).is_some_and(|set| set.meets(classes))
+    }
+
     /// The end of the match, if the elements match at `at`; `used` words of the first one are matched already.
     fn end(&self, elements: &[Element], used: u8, start: usize, at: usize, effort: &mut Effort) -> Option<usize> {
         effort.0 = effort.0.checked_sub(1)?;
-        let Some((element, rest)) = elements.split_first() else { return Some(at) };
+        let Some((element, rest)) = elements.split_first() else {
+            return Some(at);
+        };
         let clause_ended = self.tokens.get(at).is_none_or(|token| token.opens && at != start);
         match element {
             Element::Opening if self.tokens.get(at).is_some_and(|token| token.opens) => self.end(rest, 0, start, at, effort),
@@ -106,10 +123,10 @@ impl Reader<'_> {
             Element::Words { classes, least, most } => {
                 if used < *most && !clause_ended {
                     for edge in self.lattice.at(at) {
-                        if edge.language == self.language && edge.classes & classes != 0 {
-                            if let Some(end) = self.end(elements, used + 1, start, edge.end as usize, effort) {
-                                return Some(end);
-                            }
+                        if self.is_in(edge, classes)
+                            && let Some(end) = self.end(elements, used + 1, start, edge.end as usize, effort)
+                        {
+                            return Some(end);
                         }
                     }
                 }
@@ -128,12 +145,21 @@ pub(super) fn parse(pattern: &str, names: &mut dyn Names) -> Result<Vec<Element>
         elements.push(element);
         rest = remaining.trim_start();
     }
-    let first = elements.iter().find(|element| **element != Element::Opening);
-    match first {
-        Some(Element::Words { least: 1.., .. }) => Ok(elements),
-        Some(_) => Err("a pattern must begin with a word that must be there".to_owned()),
-        None => Err("a pattern needs a word".to_owned()),
+    if anchor(&elements).is_empty() { Err("a pattern begins with words, at least one of which must be there".to_owned()) } else { Ok(elements) }
+}
+
+/// The classes of which one must stand where a match begins; none if the pattern does not say.
+pub(super) fn anchor(elements: &[Element]) -> ClassSet {
+    let mut anchor = ClassSet::EMPTY;
+    for element in elements {
+        match element {
+            Element::Opening => {}
+            Element::Words { classes, least: 0, .. } => anchor |= *classes,
+            Element::Words { classes, .. } => return anchor | *classes,
+            Element::Gap(_) | Element::Closing => return ClassSet::EMPTY,
+        }
     }
+    ClassSet::EMPTY
 }
 
 fn parse_element<'p>(text: &'p str, names: &mut dyn Names) -> Result<(Element, &'p str), String> {
@@ -167,12 +193,14 @@ fn parse_element<'p>(text: &'p str, names: &mut dyn Names) -> Result<(Element, &
 }
 
 fn parse_group(group: &str, names: &mut dyn Names) -> Result<ClassSet, String> {
-    let mut classes = 0;
+    let mut classes = ClassSet::EMPTY;
     let mut literals = Vec::new();
     for choice in group.split('|').map(str::trim) {
         match choice.strip_prefix('<').and_then(|name| name.strip_suffix('>')) {
             Some(name) => classes |= names.class(name)?,
-            None if choice.is_empty() || choice.contains(['<', '>']) => return Err(format!("\"{choice}\" is neither a word nor a <class>")),
+            None if choice.is_empty() || choice.contains(['<', '>']) => {
+                return Err(format!("\"{choice}\" is neither a word nor a <class>"));
+            }
             None => literals.push(choice),
         }
     }

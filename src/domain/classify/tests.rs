@@ -127,3 +127,79 @@ fn a_hint_never_costs_more_than_a_word() {
         assert_eq!(classify(&LEXICON, &Message { text: Some("STOP"), button: None, language: Some(hint) }).class, Class::OptOut, "{hint}");
     }
 }
+
+#[test]
+fn a_wish_to_stop_is_understood_in_the_customers_words() {
+    check_all(
+        Class::OptOut,
+        &[
+            "please stop sending me these messages",
+            "Don't text me, stop",
+            "I no longer wish to receive your offers",
+            "take my number off your list",
+            "STOP SPAMMING ME",
+            "stop or I will report you",
+            "cancel my order and never text me again",
+            "Deja de enviarme mensajes",
+            "não quero mais receber propaganda de vocês",
+            "désinscrivez-moi de votre liste",
+            "meldet mich vom Newsletter ab",
+            "toglietemi dalla vostra lista",
+            "mujhe ye promotional msg mat bhejo",
+            "msh 3ayez rasayel",
+            "stop sending me mensajes",
+            "もう広告送ってこないで",
+            "不要再发广告给我了",
+            "광고 문자 그만 보내세요",
+            "อย่าส่งข้อความมาอีก",
+        ],
+    );
+}
+
+#[test]
+fn business_and_its_opposite_are_not_a_wish_to_stop() {
+    check_all(
+        Class::None,
+        &[
+            "please cancel my order",
+            "cancel my appointment tomorrow",
+            "at the end of the week",
+            "I want to quit smoking",
+            "don't stop",
+            "never stop sending these",
+            "please don't remove me from the list",
+            "can you stop the delivery and send it tomorrow",
+            "quiero cancelar mi pedido",
+            "Pode parar de chover que eu vou",
+            "Wo ist die nächste Bushaltestelle?",
+            "バス停はどこですか",
+            "what does \"reply STOP to end\" mean?",
+        ],
+    );
+}
+
+#[test]
+fn a_complaint_with_a_keyword_for_a_sentence_is_a_wish() {
+    check_all(Class::OptOut, &["Too many messages. Please stop.", "Wer hat euch meine Nummer gegeben? Newsletter nervt. Abmelden!"]);
+    check_all(Class::Review, &["not interested", "too many messages", "wrong number"]);
+}
+
+#[test]
+fn nothing_makes_the_engine_fail_or_stall() {
+    let texts = [
+        "s".repeat(1 << 16),
+        "stop ".repeat(10_000),
+        "\"stop ".repeat(10_000),
+        "> stop\n".repeat(10_000),
+        "please do not never stop ".repeat(3_000),
+        "\u{301}".repeat(1_000),
+        "ﾞ".repeat(1_000),
+        "\u{1161}\u{11a8}&#39;&amp;".repeat(500),
+        "🇸".repeat(999),
+        "退".repeat(30_000),
+    ];
+    for text in &texts {
+        let found = decide(text);
+        assert!(found.span.is_none_or(|span| text.get(span).is_some()));
+    }
+}

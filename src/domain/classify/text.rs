@@ -31,6 +31,8 @@ pub(super) struct Text {
     pub(super) tokens: Vec<Token>,
     /// Emoji and other signs, with their place in the original.
     pub(super) signs: Vec<(char, u32)>,
+    /// Some letter was written outside ASCII.
+    pub(super) marked: bool,
     open: Option<Open>,
     /// A clause ended since the last token.
     ended: bool,
@@ -54,6 +56,7 @@ impl Text {
         self.tokens.clear();
         self.signs.clear();
         self.open = None;
+        self.marked = false;
         self.ended = true;
     }
 
@@ -61,7 +64,9 @@ impl Text {
     pub(super) fn read(&mut self, original: &str, stretch: Range<usize>, words: &Words) {
         self.ended = true;
         let base = stretch.start;
-        let Some(text) = original.get(stretch) else { return };
+        let Some(text) = original.get(stretch) else {
+            return;
+        };
         let mut characters = text.char_indices();
         while let Some((at, c)) = characters.next() {
             let place = (base + at) as u32;
@@ -116,6 +121,11 @@ impl Text {
         }
     }
 
+    /// One past the last token of the clause that `start` is in.
+    pub(super) fn end_of_clause(&self, start: usize) -> usize {
+        (start + 1..self.tokens.len()).find(|at| self.tokens[*at].opens).unwrap_or(self.tokens.len())
+    }
+
     pub(super) fn original(&self, tokens: Range<usize>) -> Option<Range<usize>> {
         let first = self.tokens.get(tokens.start)?;
         let last = self.tokens.get(..tokens.end)?.last()?;
@@ -138,6 +148,7 @@ impl Text {
             });
         }
         let before = self.folded.len();
+        self.marked |= !c.is_ascii();
         fold::push_folded(c, &mut self.folded);
         let Some(open) = &mut self.open else { return };
         let last = match self.folded.as_bytes().last() {
@@ -159,15 +170,13 @@ impl Text {
     fn push_solo(&mut self, c: char, place: u32, words: &Words) {
         self.close(place, words);
         let start = self.folded.len();
-        let length = self.folded.len();
         fold::push_folded(c, &mut self.folded);
         let end = place + c.len_utf8() as u32;
-        if self.folded.len() <= length || matches!(c, '\u{3099}' | '\u{309a}' | 'ﾞ' | 'ﾟ') || joins_syllable(c) {
-            if let Some(last) = self.tokens.last_mut() {
-                last.folded.end = self.folded.len() as u32;
-                last.original.end = end;
-                return;
-            }
+        let joins = self.folded.len() <= start || matches!(c, '\u{3099}' | '\u{309a}' | 'ﾞ' | 'ﾟ') || joins_syllable(c);
+        if let Some(last) = self.tokens.last_mut().filter(|_| joins) {
+            last.folded.end = self.folded.len() as u32;
+            last.original.end = end;
+            return;
         }
         self.tokens.push(Token {
             folded: start as u32..self.folded.len() as u32,
@@ -240,7 +249,9 @@ impl Text {
     fn skip_entity(&mut self, characters: &mut std::str::CharIndices<'_>) -> bool {
         const ENTITIES: [&str; 9] = ["amp;", "quot;", "apos;", "nbsp;", "lt;", "gt;", "#39;", "#34;", "#x27;"];
         let rest = characters.as_str();
-        let Some(entity) = ENTITIES.iter().find(|entity| rest.starts_with(**entity)) else { return false };
+        let Some(entity) = ENTITIES.iter().find(|entity| rest.starts_with(**entity)) else {
+            return false;
+        };
         let joining = matches!(*entity, "apos;" | "#39;" | "#x27;") && rest.get(entity.len()..).is_some_and(joins);
         for _ in 0..entity.len() {
             characters.next();
@@ -264,7 +275,9 @@ fn joins(rest: &str) -> bool {
         (Some('t' | 's' | 'm' | 'd'), next) => return next.is_none_or(|c| !c.is_alphabetic()),
         (Some('r' | 'v'), Some('e')) | (Some('l'), Some('l')) => letters.next(),
         // A Cyrillic apostrophe is spelling.
-        (Some('а'..='я' | 'А'..='Я' | 'є' | 'Є' | 'ї' | 'Ї' | 'і' | 'І'), _) => return true,
+        (Some('а'..='я' | 'А'..='Я' | 'є' | 'Є' | 'ї' | 'Ї' | 'і' | 'І'), _) => {
+            return true;
+        }
         _ => return false,
     };
     ending.is_none_or(|c| !c.is_alphabetic())
