@@ -4,6 +4,7 @@
 //! beside their fields. Nothing reads the environment later.
 
 use crate::domain::business::{Business, Businesses};
+use crate::domain::classify::{Change, Class, Override};
 use crate::domain::consent::Position;
 use crate::domain::key::Channel;
 use crate::domain::phone::PHONE_RULES_VERSION;
@@ -116,6 +117,8 @@ pub struct RawConfig {
     pub exempt_categories: Option<Vec<String>>,
     /// `partition@offset` of records on opt-outs whose unreadable key an operator has seen and accepted.
     pub acknowledged_poison: Vec<String>,
+    /// Directory of language files to use instead of the built-in ones.
+    pub lexicon_dir: Option<PathBuf>,
     /// Raise the silence alarm after so many minutes without an inbound record. 0: never.
     pub silence_alarm_minutes: Option<u64>,
     pub groups: RawGroups,
@@ -259,6 +262,57 @@ pub struct RawBusiness {
     pub former_names: Vec<String>,
     pub confirmations: Option<bool>,
     pub cross_channel: Option<bool>,
+    /// Changes to the keywords, for messages to this business.
+    pub words: Vec<RawWords>,
+}
+
+/// One change to the keywords of one language.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RawWords {
+    pub change: WordsChange,
+    pub class: WordsClass,
+    /// Code of the language file.
+    pub language: String,
+    pub words: Vec<String>,
+}
+
+/// What is done with the words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WordsChange {
+    Add,
+    Remove,
+    Replace,
+}
+
+/// What the words mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WordsClass {
+    OptOut,
+    OptIn,
+    Help,
+    Review,
+}
+
+impl RawWords {
+    fn meant(&self) -> Override {
+        Override {
+            change: match self.change {
+                WordsChange::Add => Change::Add,
+                WordsChange::Remove => Change::Remove,
+                WordsChange::Replace => Change::Replace,
+            },
+            class: match self.class {
+                WordsClass::OptOut => Class::OptOut,
+                WordsClass::OptIn => Class::OptIn,
+                WordsClass::Help => Class::Help,
+                WordsClass::Review => Class::Review,
+            },
+            language: self.language.clone(),
+            words: self.words.clone(),
+        }
+    }
 }
 
 /// What was given on the command line or in the environment: wins over the file.
@@ -295,6 +349,9 @@ pub struct Config {
     pub policy: Policy,
     pub policies: BTreeMap<String, Policy>,
     pub acknowledged_poison: BTreeSet<Position>,
+    pub lexicon_dir: Option<PathBuf>,
+    /// Changes to the keywords, by business.
+    pub words: BTreeMap<String, Vec<Override>>,
     pub silence_alarm_minutes: u64,
     /// Hash of everything in this configuration that can change a decision, the lexicon apart.
     rules: String,
@@ -448,6 +505,13 @@ impl RawConfig {
             policies: raw.business.iter().filter_map(|business| business.policy(&policy)).collect(),
             policy,
             acknowledged_poison,
+            lexicon_dir: raw.lexicon_dir.clone(),
+            words: raw
+                .business
+                .iter()
+                .filter(|business| !business.words.is_empty())
+                .map(|business| (business.name.clone(), business.words.iter().map(RawWords::meant).collect()))
+                .collect(),
             silence_alarm_minutes: raw.silence_alarm_minutes.unwrap_or_default(),
             rules,
             effective: raw,

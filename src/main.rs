@@ -7,12 +7,10 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use stopgate::config::{self, Config, FenceLevel, LogFormat, Overrides, RawConfig, Verb};
-use stopgate::domain::classify::Lexicon;
 use stopgate::run::layout::Brokers;
 use stopgate::run::service::{self, Failure};
 use stopgate::run::stop::Stop;
-use stopgate::run::{classify, demo, topics};
-use stopgate::wire::lexicon;
+use stopgate::run::{classify, demo, topics, words};
 use tracing_subscriber::EnvFilter;
 
 /// Keeps marketing from people who said stop, on Kafka.
@@ -199,10 +197,7 @@ fn init_log(format: LogFormat) {
 }
 
 fn classify_lines(args: &ClassifyArgs) -> Result<(), Failure> {
-    let lexicon = match &args.lexicon {
-        None => lexicon::builtin(),
-        Some(directory) => read_lexicon(directory)?,
-    };
+    let lexicon = words::load(args.lexicon.as_deref()).map_err(refused)?;
     let out = std::io::BufWriter::new(std::io::stdout().lock());
     match classify::run(&lexicon, args.explain, std::io::stdin().lock(), out) {
         Ok(classify::Outcome::AllRead) => Ok(()),
@@ -211,23 +206,6 @@ fn classify_lines(args: &ClassifyArgs) -> Result<(), Failure> {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         Err(error) => Err(failed(error)),
     }
-}
-
-fn read_lexicon(directory: &std::path::Path) -> Result<Lexicon, Failure> {
-    let told = |error: std::io::Error| refused(format!("{}: {error}", directory.display()));
-    let mut paths: Vec<PathBuf> =
-        std::fs::read_dir(directory).map_err(told)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>().map_err(told)?;
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
-    paths.sort();
-    let mut files = Vec::with_capacity(paths.len());
-    for path in &paths {
-        files.push((path.display().to_string(), std::fs::read_to_string(path).map_err(told)?));
-    }
-    if files.is_empty() {
-        return Err(refused(format!("{}: no language file (*.toml)", directory.display())));
-    }
-    let files: Vec<(&str, &str)> = files.iter().map(|(name, contents)| (name.as_str(), contents.as_str())).collect();
-    lexicon::load(&files).map_err(refused)
 }
 
 fn create_topics(args: &ClusterArgs) -> Result<(), Failure> {

@@ -10,7 +10,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
-/// Version of [`CANONICAL_RULES`]; part of the rules version that decisions and snapshots name.
+/// Version of `CANONICAL_RULES`; part of the rules version that decisions and snapshots name.
 pub const PHONE_RULES_VERSION: u32 = 1;
 
 /// Most digits of an E.164 number.

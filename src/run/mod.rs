@@ -16,4 +16,5 @@ pub mod status;
 pub mod stop;
 pub mod topics;
 pub mod view;
+pub mod words;
 pub mod worker;

@@ -9,6 +9,7 @@ use super::layout::{Brokers, Layout, Refusal};
 use super::status::{Status, Unready};
 use super::stop::Stop;
 use super::view::SharedView;
+use super::words::{self, WordsError};
 use super::worker::{Setup, Stage};
 use crate::config::{Config, FenceLevel, Verb};
 use crate::domain::classify::Lexicon;
@@ -18,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::record::TopicName;
 use crate::stage::detect::DetectRules;
 use crate::stage::worker::{Fencing, Pace};
-use crate::wire::lexicon;
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -93,6 +94,7 @@ struct Parts {
     status: Arc<Status>,
     metrics: Arc<Metrics>,
     lexicon: Arc<Lexicon>,
+    lexicons: BTreeMap<String, Arc<Lexicon>>,
     rules_version: String,
     stop: Stop,
 }
@@ -110,7 +112,9 @@ pub fn run(config: Config, verb: Verb, brokers: Brokers, stop: &Stop) -> Result<
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    let lexicon = Arc::new(lexicon::builtin());
+    let refused = |error: WordsError| Failure::Refused(error.to_string());
+    let lexicon = Arc::new(words::load(config.lexicon_dir.as_deref()).map_err(refused)?);
+    let lexicons = words::of_businesses(&lexicon, &config.words).map_err(refused)?;
     let rules_version = config.rules_version(lexicon.version());
     let parts = Parts {
         config: Arc::new(config),
@@ -118,6 +122,7 @@ pub fn run(config: Config, verb: Verb, brokers: Brokers, stop: &Stop) -> Result<
         status: Arc::new(Status::new(&[follow::PART])),
         metrics: Arc::new(Metrics::new()),
         lexicon,
+        lexicons,
         rules_version,
         stop: stop.clone(),
     };
@@ -209,6 +214,7 @@ fn start(parts: &Parts, verb: Verb, brokers: Brokers, ends: &Ends, threads: &mut
 fn detect_rules(parts: &Parts) -> DetectRules {
     DetectRules {
         lexicon: parts.lexicon.clone(),
+        lexicons: parts.lexicons.clone(),
         businesses: parts.config.businesses.clone(),
         formats: parts.config.inbound.clone(),
         policy: parts.config.policy.clone(),

@@ -51,6 +51,8 @@ pub struct Policy {
 #[derive(Clone)]
 pub struct DetectRules {
     pub lexicon: Arc<Lexicon>,
+    /// Lexicons of businesses that changed words, by resolved name.
+    pub lexicons: BTreeMap<String, Arc<Lexicon>>,
     pub businesses: Arc<Businesses>,
     pub formats: Vec<(TopicName, InboundFormat)>,
     pub policy: Policy,
@@ -146,12 +148,14 @@ impl Detector {
     }
 
     fn understand(&self, record: &Record<'_>, message: InboundMessage) -> Result<(Class, Option<Finding>), DecodeError> {
+        let business = self.rules.businesses.of_message(&message.business.as_hints());
+        let lexicon = business.as_deref().and_then(|name| self.rules.lexicons.get(name)).unwrap_or(&self.rules.lexicon);
         let mut answerable = !message.confirmed_by_provider;
         let mut evidence = proto::Evidence::default();
         let (class, wish, cause, text) = match message.content {
             Content::Nothing => return Ok((Class::None, None)),
             Content::Text { text, edited, forwarded } => {
-                let (class, wish, cause) = self.classify(Some(&text), None, &mut evidence);
+                let (class, wish, cause) = classify_with(lexicon, Some(&text), None, &mut evidence);
                 // An edit may ask to stop; it never undoes a stop.
                 let wish = wish.filter(|wish| !(edited && matches!(wish, Wish::OptIn(_))));
                 // What somebody else wrote and the person passed on is not their own wish, but may be meant as one.
@@ -163,7 +167,7 @@ impl Detector {
             }
             Content::Button { payload, title } => {
                 let button = Button { payload: payload.as_deref(), title: title.as_deref() };
-                let (class, wish, _) = self.classify(None, Some(button), &mut evidence);
+                let (class, wish, _) = classify_with(lexicon, None, Some(button), &mut evidence);
                 (class, wish, proto::ConsentCause::Button, title.or(payload).unwrap_or_default())
             }
             Content::Preference(preference) => {
@@ -187,7 +191,7 @@ impl Detector {
             }
         };
         let Some(wish) = wish else { return Ok((class, None)) };
-        let business = self.rules.businesses.of_message(&message.business.as_hints()).ok_or(DecodeError::NoBusiness)?;
+        let business = business.ok_or(DecodeError::NoBusiness)?;
         let sender_fits = message.sender.iter().count() <= MAX_IDENTITIES && message.channel.as_str().len() <= MAX_NAME_BYTES;
         if business.len() > MAX_NAME_BYTES || !sender_fits {
             return Err(DecodeError::TooLarge);
@@ -210,7 +214,7 @@ impl Detector {
         });
         evidence.provider_message_id = bounded(message.provider_message_id.unwrap_or_default());
         evidence.receiving_number = bounded(message.business.number.unwrap_or_default());
-        evidence.lexicon_version = self.rules.lexicon.version().to_owned();
+        evidence.lexicon_version = lexicon.version().to_owned();
         evidence.rules_version.clone_from(&self.rules.rules_version);
         evidence.recorded_at_ms = recorded.map_or(0, Timestamp::millis);
         evidence.excerpt = excerpt(&text, evidence.span_start, evidence.span_end, policy.excerpt);
@@ -231,42 +235,6 @@ impl Detector {
         Ok((class, Some(finding)))
     }
 
-    fn classify(
-        &self,
-        text: Option<&str>,
-        button: Option<Button<'_>>,
-        evidence: &mut proto::Evidence,
-    ) -> (Class, Option<Wish>, proto::ConsentCause) {
-        let found = classify::classify(&self.rules.lexicon, &classify::Message { text, button, language: None });
-        let cause = match (found.class, found.confidence) {
-            (Class::Review, _) => proto::ConsentCause::Review,
-            (_, Confidence::Exact) => proto::ConsentCause::Keyword,
-            (_, Confidence::High | Confidence::Low) => proto::ConsentCause::Phrase,
-        };
-        evidence.rule = found.rule.to_string();
-        evidence.confidence = found.confidence.as_str().to_owned();
-        evidence.language = found.language.as_ref().map(ToString::to_string).unwrap_or_default();
-        if let Some(span) = found.span {
-            evidence.span_start = u32::try_from(span.start).unwrap_or(u32::MAX);
-            evidence.span_end = u32::try_from(span.end).unwrap_or(u32::MAX);
-        }
-        let subject = |unless_said: Subject| match found.scope {
-            None => unless_said,
-            Some(Scope::Marketing) => Subject::Marketing,
-            Some(Scope::All) => Subject::All,
-            Some(Scope::Program(ref id)) => Subject::program(id).unwrap_or(Subject::Marketing),
-        };
-        let wish = match found.class {
-            Class::OptOut => Some(Wish::OptOut(subject(Subject::Marketing))),
-            // A bare START brings everything back.
-            Class::OptIn => Some(Wish::OptIn(subject(Subject::All))),
-            Class::Help => Some(Wish::Help),
-            Class::Review => Some(Wish::Review),
-            Class::None => None,
-        };
-        (found.class, wish, cause)
-    }
-
     fn reads_back(&self, business: &str, channel: &Channel, identity: &Identity) -> bool {
         let key = ConsentKey { business: business.into(), channel: channel.clone(), identity: identity.clone(), subject: Subject::Marketing };
         consent::decode_key(consent::encode_key(&key).as_bytes(), &self.rules.businesses) == Ok(key)
@@ -275,6 +243,43 @@ impl Detector {
     fn policy(&self, business: &str) -> &Policy {
         self.rules.policies.get(business).unwrap_or(&self.rules.policy)
     }
+}
+
+/// The class of a message, what it asks for, and what kind of cause that is; the evidence is filled in.
+fn classify_with(
+    lexicon: &Lexicon,
+    text: Option<&str>,
+    button: Option<Button<'_>>,
+    evidence: &mut proto::Evidence,
+) -> (Class, Option<Wish>, proto::ConsentCause) {
+    let found = classify::classify(lexicon, &classify::Message { text, button, language: None });
+    let cause = match (found.class, found.confidence) {
+        (Class::Review, _) => proto::ConsentCause::Review,
+        (_, Confidence::Exact) => proto::ConsentCause::Keyword,
+        (_, Confidence::High | Confidence::Low) => proto::ConsentCause::Phrase,
+    };
+    evidence.rule = found.rule.to_string();
+    evidence.confidence = found.confidence.as_str().to_owned();
+    evidence.language = found.language.as_ref().map(ToString::to_string).unwrap_or_default();
+    if let Some(span) = found.span {
+        evidence.span_start = u32::try_from(span.start).unwrap_or(u32::MAX);
+        evidence.span_end = u32::try_from(span.end).unwrap_or(u32::MAX);
+    }
+    let subject = |unless_said: Subject| match found.scope {
+        None => unless_said,
+        Some(Scope::Marketing) => Subject::Marketing,
+        Some(Scope::All) => Subject::All,
+        Some(Scope::Program(ref id)) => Subject::program(id).unwrap_or(Subject::Marketing),
+    };
+    let wish = match found.class {
+        Class::OptOut => Some(Wish::OptOut(subject(Subject::Marketing))),
+        // A bare START brings everything back.
+        Class::OptIn => Some(Wish::OptIn(subject(Subject::All))),
+        Class::Help => Some(Wish::Help),
+        Class::Review => Some(Wish::Review),
+        Class::None => None,
+    };
+    (found.class, wish, cause)
 }
 
 /// Names an act whoever looks at it: when it occurred, and the place of its message on the inbound topic.

@@ -113,7 +113,7 @@ pub struct Lexicon {
 }
 
 impl Lexicon {
-    /// Compiles languages. `text_hash` stands for the exact data, see [`fingerprint`].
+    /// Compiles languages. `text_hash` stands for the exact data, see [`Fingerprint`].
     pub fn build(data: Vec<LanguageData>, text_hash: u64) -> Result<Self, LexiconFault> {
         Builder::default().build(data.into(), text_hash)
     }

@@ -31,6 +31,7 @@ impl World {
         let format = InboundFormat { format: Format::Auto, default_channel: Channel::Whatsapp };
         let rules = DetectRules {
             lexicon: LEXICON.clone(),
+            lexicons: BTreeMap::new(),
             businesses: Arc::new(Businesses::default()),
             formats: vec![("inbound".into(), format)],
             policy,

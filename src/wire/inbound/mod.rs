@@ -1,13 +1,13 @@
 //! Inbound record bytes → messages: one adapter for each shape, and `auto`, which recognises the shape.
 //!
-//! First the envelopes come off ([`envelope`]: schema-registry framing, CloudEvents), then the adapter of the topic, or
-//! the one whose shape the bytes have ([`sniff`]), reads what is within.
+//! First the envelopes come off (`envelope`: schema-registry framing, CloudEvents), then the adapter of the topic, or
+//! the one whose shape the bytes have (`sniff`), reads what is within.
 //!
 //! # Invariants
 //!
 //! - Nothing panics and nothing recurses deeper than a fixed bound, whatever the bytes.
 //! - In doubt, act: a wrong type, an unknown field or a broken character costs no more than the field it stands in. A
-//!   body that is not JSON as it stands is repaired once ([`json::repair`]) before it is given up.
+//!   body that is not JSON as it stands is repaired once (`json::repair`) before it is given up.
 //! - One unreadable message does not take the others of its body with it.
 //! - The index of a message is its place in the body, counting everything that has a place: the same bytes give the
 //!   same indices for ever, for they are part of an act's source.
