@@ -59,6 +59,12 @@ impl Record<'_> {
         Coordinates { topic: self.topic.clone(), partition: self.partition, offset: self.offset }
     }
 
+    /// Bytes of key, value and headers.
+    pub fn size(&self) -> u64 {
+        let of_headers: usize = self.headers.iter().map(|header| header.name.len() + header.value.map_or(0, <[u8]>::len) + 4).sum();
+        (self.key.map_or(0, <[u8]>::len) + self.value.map_or(0, <[u8]>::len) + of_headers) as u64
+    }
+
     /// The value of the last header of that name: the last one written is the one that counts.
     pub fn header(&self, name: &str) -> Option<&[u8]> {
         self.headers.iter().rev().find(|header| header.name == name.as_bytes()).and_then(|header| header.value)

@@ -171,6 +171,9 @@ impl Standing {
 }
 
 impl AllowReason {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::ExemptCategory, Self::NoOptOut, Self::OptedInAgain];
+
     /// The word in headers, blocks, metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -182,6 +185,9 @@ impl AllowReason {
 }
 
 impl SuppressReason {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::OptedOut, Self::UnderReview, Self::ExpiredWhileHeld];
+
     /// The word in headers, blocks, metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -88,14 +88,6 @@ impl Received<'_> {
         u64::try_from(self.message.offset()).unwrap_or_default() // nor a negative offset
     }
 
-    /// Bytes of key, value and headers.
-    pub fn size(&self) -> u64 {
-        let mut headers = Vec::new();
-        self.headers(&mut headers);
-        let of_headers: usize = headers.iter().map(|header| header.name.len() + header.value.map_or(0, <[u8]>::len) + 4).sum();
-        (self.message.key_len() + self.message.payload_len() + of_headers) as u64
-    }
-
     /// Appends its headers; most records have none, and then nothing is allocated.
     pub fn headers<'h>(&'h self, out: &mut Vec<Header<'h>>) {
         ffi::headers(&self.message, out);

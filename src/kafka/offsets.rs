@@ -18,8 +18,8 @@ pub enum Unknown {
     /// One partition failed or was missing in the answer.
     #[error("no offset is known of partition {0}")]
     Partition(u32),
-    /// The brokers do not tell which topic it is.
-    #[error("the brokers do not describe the topic")]
+    /// The brokers do not know the topic.
+    #[error("the brokers do not know the topic")]
     Topic,
 }
 

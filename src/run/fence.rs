@@ -1,6 +1,5 @@
 //! The fence as the workers use it: ask where the logs end *now*, wait until the view is there.
 
-use super::layout::Brokers;
 use super::view::{Applied, Closed, Passed, SharedView};
 use crate::config::{Config, FenceLevel};
 use crate::kafka::EdgeError;
@@ -61,7 +60,6 @@ impl fmt::Display for Waiting {
 pub struct Fence {
     view: Arc<SharedView>,
     metrics: Arc<Metrics>,
-    brokers: Brokers,
     offsets: OffsetsClient,
     opt_outs: TopicName,
     /// At level `inbound`: the inbound topics with their partition counts, asked as stage 1's group.
@@ -74,7 +72,7 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_millis(2);
 
 impl Fence {
     /// A fence of the given level, with clients of its own.
-    pub fn new(config: &Config, brokers: Brokers, level: FenceLevel, view: Arc<SharedView>, metrics: Arc<Metrics>) -> Result<Self, EdgeError> {
+    pub fn new(config: &Config, level: FenceLevel, view: Arc<SharedView>, metrics: Arc<Metrics>) -> Result<Self, EdgeError> {
         let offsets = OffsetsClient::new(&config.connection, &config.filter_group)?;
         let inbound = match level {
             FenceLevel::OptOuts => None,
@@ -83,7 +81,7 @@ impl Fence {
                 Some((client, config.inbound.iter().map(|(topic, _)| (topic.clone(), 0)).collect()))
             }
         };
-        Ok(Self { view, metrics, brokers, offsets, opt_outs: config.topics.opt_outs.clone(), inbound })
+        Ok(Self { view, metrics, offsets, opt_outs: config.topics.opt_outs.clone(), inbound })
     }
 
     /// Asks the ends now and waits for them, at most so long. What was received before this call may be decided after
@@ -103,8 +101,8 @@ impl Fence {
             }
         }
         let before = self.view.applied();
-        // A partition that was added, or a topic made anew, may hold an opt-out that no known partition's end tells of.
-        self.is_the_topic_of_the_view(&before)?;
+        // A partition that was added may hold an opt-out that no known partition's end tells of.
+        self.has_the_partitions_of_the_view(&before)?;
         let ends = self.offsets.ends(&self.opt_outs, before.partitions(), QUERY_TIMEOUT).map_err(Waiting::Unknown)?;
         self.metrics.applied_lag_records.set(before.lag(&ends) as i64);
         self.view.wait(&ends, &before, deadline).map_err(Waiting::View)
@@ -112,20 +110,15 @@ impl Fence {
 }
 
 impl Fence {
-    fn is_the_topic_of_the_view(&self, before: &Applied) -> Result<(), Waiting> {
-        let (id, partitions) = match self.brokers {
-            Brokers::Embedded => {
-                let count = self.offsets.partitions(&self.opt_outs, QUERY_TIMEOUT);
-                (None, count.map_err(|error| Waiting::Unknown(Unknown::Query(error)))?)
-            }
-            Brokers::Real => match self.offsets.describe(&self.opt_outs, QUERY_TIMEOUT) {
-                Some(described) => (Some(described.id), Some(described.partitions)),
-                None => return Err(Waiting::Unknown(Unknown::Topic)),
-            },
-        };
-        let known_id = self.view.topic_id();
-        let same = partitions == Some(before.partitions()) && (id.is_none() || id.as_ref() == Some(&known_id));
-        if same { Ok(()) } else { Err(Waiting::View(Closed::View("the opt-outs topic is not the one that was read"))) }
+    /// Whether the topic still has the partitions that were read. (A topic that was made anew is found by its id, which
+    /// takes ten times as long to ask for: the applying thread does, every second; here its lower end shows.)
+    fn has_the_partitions_of_the_view(&self, before: &Applied) -> Result<(), Waiting> {
+        let partitions = self.offsets.partitions(&self.opt_outs, QUERY_TIMEOUT).map_err(|error| Waiting::Unknown(Unknown::Query(error)))?;
+        match partitions {
+            None => Err(Waiting::Unknown(Unknown::Topic)),
+            Some(count) if count == before.partitions() => Ok(()),
+            Some(_) => Err(Waiting::View(Closed::View("the partition count of opt-outs changed"))),
+        }
     }
 }
 

@@ -16,7 +16,6 @@ use crate::record::{Header, Produce, TopicPartition};
 use crate::stage::filter::{DecidedAt, Filter, FilterRules, Outcome, Prepared, Tally, allowed_header, as_of_text, block, suppressed_headers};
 use crate::wire::DecodeError;
 use prost::Message;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -54,7 +53,8 @@ impl FilterStage {
         Self { filter, fence, passed: None, view, layout, config, rules_version, metrics }
     }
 
-    fn prepare(&mut self, records: &[Received<'_>]) -> Vec<Prepared> {
+    /// Reads all records; of each, what it asks for and the bytes that passing it on takes.
+    fn prepare(&mut self, records: &[Received<'_>]) -> Vec<(Prepared, u64)> {
         self.filter.begin_batch();
         let headers: Vec<Vec<Header<'_>>> = records
             .iter()
@@ -65,12 +65,15 @@ impl FilterStage {
             })
             .collect();
         let mut scratch = Vec::new();
-        let with_headers = records.iter().zip(&headers);
-        with_headers.map(|(received, headers)| self.filter.prepare(&received.record(headers), &mut scratch)).collect()
+        let prepared = records.iter().zip(&headers).map(|(received, headers)| {
+            let record = received.record(headers);
+            (self.filter.prepare(&record, &mut scratch), record.size())
+        });
+        prepared.collect()
     }
 
-    fn count(&self, tallies: &BTreeMap<TopicPartition, Run>, unknown_business: u64) {
-        for (column, reason, count) in tallies.values().flat_map(|run| run.tally.entries()) {
+    fn count(&self, runs: &[Run], unknown_business: u64) {
+        for (column, reason, count) in runs.iter().flat_map(|run| run.tally.entries()) {
             self.metrics.records.get_or_create(&StageOutcome { stage: Self::NAME, outcome: column }).inc_by(count);
             if column == "dead-letter" {
                 self.metrics.dead_letters.get_or_create(&StageReason { stage: Self::NAME, reason }).inc_by(count);
@@ -85,8 +88,8 @@ impl FilterStage {
 }
 
 /// One partition's part of a batch.
-#[derive(Default)]
 struct Run {
+    partition: TopicPartition,
     tally: Tally,
     end: u64,
     expired: bool,
@@ -116,14 +119,14 @@ impl Stage for FilterStage {
                 None => view.read(),
             };
             self.filter.meet(&view);
-            let unknown = prepared.iter().filter(|prepared| !self.filter.knows_business_of(prepared)).count();
-            let outcomes: Vec<Outcome> = prepared.iter().map(|prepared| self.filter.decide(prepared, &view, batch.held_until)).collect();
+            let unknown = prepared.iter().filter(|(prepared, _)| !self.filter.knows_business_of(prepared)).count();
+            let outcomes: Vec<Outcome> = prepared.iter().map(|(prepared, _)| self.filter.decide(prepared, &view, batch.held_until)).collect();
             (outcomes, view.applied().to_vec(), unknown as u64)
         };
         let as_of_shown = as_of_text(&as_of);
-        let mut runs: BTreeMap<TopicPartition, Run> = BTreeMap::new();
+        let mut runs: Vec<Run> = Vec::new();
         let dead_letters = DeadLetters { layout: &self.layout, topic: &self.config.topics.dead_letters, stage: Self::NAME };
-        for (number, (received, outcome)) in batch.records.iter().zip(&outcomes).enumerate() {
+        for (number, (received, (outcome, (_, size)))) in batch.records.iter().zip(outcomes.iter().zip(&prepared)).enumerate() {
             let Some(outputs) = self.config.sends.iter().find(|sends| sends.input.name == *received.topic()) else {
                 unreachable!("a worker receives only the topics it subscribed to");
             };
@@ -139,7 +142,7 @@ impl Stage for FilterStage {
                 }
                 Outcome::DeadLetter(_) => (None, Vec::new()),
             };
-            let fits = |topic| self.layout.fits(topic, received.size() + headers_size(&headers));
+            let fits = |topic| self.layout.fits(topic, size + headers_size(&headers));
             let ended = match (topic, outcome) {
                 (Some(topic), _) if fits(topic) => {
                     transaction.forward(received, topic, received.partition(), &headers)?;
@@ -151,7 +154,13 @@ impl Stage for FilterStage {
             if let Outcome::DeadLetter(reason) = ended {
                 dead_letters.write(transaction, received, None, reason)?;
             }
-            let run = runs.entry((received.topic().clone(), received.partition())).or_default();
+            let is_of = |run: &Run| run.partition.1 == received.partition() && run.partition.0 == *received.topic();
+            let place = runs.iter().rposition(is_of).unwrap_or_else(|| {
+                let partition = (received.topic().clone(), received.partition());
+                runs.push(Run { partition, tally: Tally::default(), end: 0, expired: false });
+                runs.len() - 1
+            });
+            let run = &mut runs[place];
             run.tally.count(ended);
             run.end = run.end.max(received.offset() + 1);
             run.expired |= batch.held_until.is_some() && matches!(ended, Outcome::Decided(Decision::Suppressed { cause: None, .. }));
@@ -161,7 +170,8 @@ impl Stage for FilterStage {
         }
         self.count(&runs, unknown_business);
         let topic_id = self.view.topic_id();
-        for (partition, run) in &runs {
+        for run in &runs {
+            let partition = &run.partition;
             let first = batch.first.get(partition).copied().unwrap_or(run.end);
             let at = DecidedAt {
                 as_of: &as_of,

@@ -23,7 +23,9 @@ impl DeadLetters<'_> {
         index: Option<u32>,
         reason: DecodeError,
     ) -> Result<(), EdgeError> {
-        let record = received.record(&[]);
+        let mut existing = Vec::new();
+        received.headers(&mut existing);
+        let record = received.record(&existing);
         let mut headers = vec![
             ("stopgate-stage", self.stage.to_owned()),
             ("stopgate-source", record.coordinates().to_string()),
@@ -31,7 +33,7 @@ impl DeadLetters<'_> {
         ];
         headers.extend(index.map(|index| ("stopgate-index", index.to_string())));
         let partition = received.partition() % self.layout.partitions(self.topic);
-        let bytes = received.size() + headers_size(&headers);
+        let bytes = record.size() + headers_size(&headers);
         if self.layout.fits(self.topic, bytes) {
             return transaction.forward(received, self.topic, partition, &headers);
         }

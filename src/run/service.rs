@@ -192,7 +192,7 @@ fn start(parts: &Parts, verb: Verb, brokers: Brokers, ends: &Ends, threads: &mut
     if verb.detects() {
         for worker in 0..parts.config.workers {
             let rules = detect_rules(parts);
-            let fence = Fence::new(&parts.config, brokers, FenceLevel::OptOuts, parts.view.clone(), parts.metrics.clone())?;
+            let fence = Fence::new(&parts.config, FenceLevel::OptOuts, parts.view.clone(), parts.metrics.clone())?;
             let (config, metrics) = (parts.config.clone(), parts.metrics.clone());
             let stage = DetectStage::new(config, layout.clone(), parts.view.clone(), fence, rules, metrics)?;
             let pace = Pace { fencing: Fencing::AfterChange, commits_idle_positions: true, ..PACE };
@@ -203,7 +203,7 @@ fn start(parts: &Parts, verb: Verb, brokers: Brokers, ends: &Ends, threads: &mut
     if verb.filters() {
         for worker in 0..parts.config.workers {
             if !of_kind(false).is_empty() {
-                let fence = Fence::new(&parts.config, brokers, parts.config.fence, parts.view.clone(), parts.metrics.clone())?;
+                let fence = Fence::new(&parts.config, parts.config.fence, parts.view.clone(), parts.metrics.clone())?;
                 start_worker(parts, threads, &layout, group, worker.to_string(), of_kind(false), PACE, filter(Some(fence)))?;
             }
         }

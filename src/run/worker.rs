@@ -305,17 +305,15 @@ impl<'g> Thread<'g> {
         held_until: Option<Timestamp>,
         fenced: bool,
     ) -> Result<Option<BTreeMap<TopicPartition, u64>>, EdgeError> {
-        let mut next: BTreeMap<TopicPartition, u64> = BTreeMap::new();
+        let mut ends: Vec<(&TopicName, u32, u64)> = Vec::new();
         for received in records {
-            // Runs of one partition are the rule: the map is asked once a record, and grows once a partition.
             let after = received.offset() + 1;
-            match next.get_mut(&(received.topic().clone(), received.partition())) {
-                Some(next) => *next = after.max(*next),
-                None => {
-                    next.insert((received.topic().clone(), received.partition()), after);
-                }
+            match ends.iter_mut().rev().find(|(topic, partition, _)| *partition == received.partition() && *topic == received.topic()) {
+                Some((_, _, end)) => *end = after.max(*end),
+                None => ends.push((received.topic(), received.partition(), after)),
             }
         }
+        let next: BTreeMap<TopicPartition, u64> = ends.into_iter().map(|(topic, partition, end)| ((topic.clone(), partition), end)).collect();
         let first = next.keys().filter_map(|partition| Some((partition.clone(), self.machine.decided_up_to(partition)?))).collect();
         let result = self.begin_if_needed().and_then(|()| stage.decide(&Batch { records, first, held_until, fenced }, &self.producer));
         match result {

@@ -207,43 +207,42 @@ impl Filter {
 /// How one run of a partition was decided, counted by reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    counts: BTreeMap<(Column, &'static str), u64>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Column {
-    Allowed,
-    Suppressed,
-    DeadLetter,
+    allowed: [u64; AllowReason::ALL.len()],
+    suppressed: [u64; SuppressReason::ALL.len()],
+    dead_letters: BTreeMap<&'static str, u64>,
 }
 
 impl Tally {
     /// Counts one outcome.
     pub fn count(&mut self, outcome: Outcome) {
-        let key = match outcome {
-            Outcome::Decided(Decision::Allowed(reason)) => (Column::Allowed, reason.as_str()),
-            Outcome::Decided(Decision::Suppressed { reason, .. }) => (Column::Suppressed, reason.as_str()),
-            Outcome::DeadLetter(error) => (Column::DeadLetter, error.as_str()),
-        };
-        *self.counts.entry(key).or_default() += 1;
+        match outcome {
+            Outcome::Decided(Decision::Allowed(reason)) => self.allowed[reason as usize] += 1,
+            Outcome::Decided(Decision::Suppressed { reason, .. }) => self.suppressed[reason as usize] += 1,
+            Outcome::DeadLetter(error) => *self.dead_letters.entry(error.as_str()).or_default() += 1,
+        }
     }
 
-    /// Every `(column, reason)` with its count; the column is `allowed`, `suppressed` or `dead-letter`.
+    /// Every `(column, reason)` that was counted; the column is `allowed`, `suppressed` or `dead-letter`.
     pub fn entries(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
-        self.counts.iter().map(|((column, reason), count)| {
-            let column = match column {
-                Column::Allowed => "allowed",
-                Column::Suppressed => "suppressed",
-                Column::DeadLetter => "dead-letter",
-            };
-            (column, *reason, *count)
-        })
+        let allowed = self.allowed().map(|(reason, count)| ("allowed", reason, count));
+        let suppressed = self.suppressed().map(|(reason, count)| ("suppressed", reason, count));
+        let dead_letters = self.dead_letters.iter().map(|(reason, count)| ("dead-letter", *reason, *count));
+        allowed.chain(suppressed).chain(dead_letters)
     }
 
-    fn column(&self, wanted: Column) -> Vec<proto::ReasonCount> {
-        let of_column = self.counts.iter().filter(|((column, _), _)| *column == wanted);
-        of_column.map(|((_, reason), count)| proto::ReasonCount { reason: (*reason).to_owned(), count: *count }).collect()
+    fn allowed(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counted = AllowReason::ALL.iter().zip(self.allowed).filter(|(_, count)| *count > 0);
+        counted.map(|(reason, count)| (reason.as_str(), count))
     }
+
+    fn suppressed(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counted = SuppressReason::ALL.iter().zip(self.suppressed).filter(|(_, count)| *count > 0);
+        counted.map(|(reason, count)| (reason.as_str(), count))
+    }
+}
+
+fn reason_counts(counts: impl Iterator<Item = (&'static str, u64)>) -> Vec<proto::ReasonCount> {
+    counts.map(|(reason, count)| proto::ReasonCount { reason: reason.to_owned(), count }).collect()
 }
 
 /// At what a run was decided.
@@ -266,9 +265,9 @@ pub fn block(run: &TopicPartition, first: u64, end: u64, tally: &Tally, at: &Dec
         end_offset: end,
         as_of: at.as_of.to_vec(),
         rules_version: at.rules_version.to_owned(),
-        allowed: tally.column(Column::Allowed),
-        suppressed: tally.column(Column::Suppressed),
-        dead_letters: tally.column(Column::DeadLetter),
+        allowed: reason_counts(tally.allowed()),
+        suppressed: reason_counts(tally.suppressed()),
+        dead_letters: reason_counts(tally.dead_letters.iter().map(|(reason, count)| (*reason, *count))),
         expired_as_of_ms: at.held_until.map_or(0, Timestamp::millis),
         opt_outs_topic_id: at.opt_outs_topic_id.to_owned(),
     }
