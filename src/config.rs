@@ -436,7 +436,7 @@ impl RawConfig {
         if bootstrap.trim().is_empty() {
             problems.push("bootstrap is missing: give --bootstrap HOST:PORT".to_owned());
         }
-        for (name, _) in &raw.kafka {
+        for name in raw.kafka.keys() {
             if let Some((_, why)) = OWNED_SETTINGS.iter().find(|(owned, _)| owned == name) {
                 problems.push(format!("[kafka] {name} is stopgate's own: {why}"));
             }

@@ -113,10 +113,10 @@ impl Follower {
         // served in between, no more (end-of-partition events, which break this in 2.12, are off).
         let positions = self.batch.consumer().position().map_err(EdgeError::from_kafka)?;
         for element in positions.elements_for_topic(&self.topic) {
-            if let (Offset::Offset(offset), Ok(partition)) = (element.offset(), usize::try_from(element.partition())) {
-                if let (Some(position), Ok(offset)) = (self.positions.get_mut(partition), u64::try_from(offset)) {
-                    *position = offset.max(*position);
-                }
+            if let (Offset::Offset(offset), Ok(partition)) = (element.offset(), usize::try_from(element.partition()))
+                && let (Some(position), Ok(offset)) = (self.positions.get_mut(partition), u64::try_from(offset))
+            {
+                *position = offset.max(*position);
             }
         }
         Ok(Turn::Read)

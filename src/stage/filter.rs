@@ -17,7 +17,6 @@ use crate::wire::fields::FieldValue;
 use crate::wire::proto;
 use crate::wire::send::SendDecoder;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 /// Every way in which a record of a sends topic can end.
@@ -78,6 +77,14 @@ impl Persons {
     }
 }
 
+/// A question that was made, and what it was made for.
+struct Kept {
+    channel: Channel,
+    program: Option<Box<str>>,
+    exempt: bool,
+    question: Question,
+}
+
 /// Questions and businesses kept at hand; beyond this many they are made anew.
 const MAX_KEPT: usize = 1024;
 
@@ -85,7 +92,7 @@ const MAX_KEPT: usize = 1024;
 pub struct Filter {
     rules: FilterRules,
     prints: PrintKey,
-    questions: Vec<((Channel, Option<Box<str>>, bool), Question)>,
+    questions: Vec<Kept>,
     /// The businesses of the prepared sends, and whether the view knows them (asked once a batch).
     businesses: Vec<(Box<str>, bool)>,
 }
@@ -144,16 +151,14 @@ impl Filter {
         };
         let channel = send.channel.as_ref().unwrap_or(&self.rules.default_channel);
         let program = send.program.as_deref().filter(|_| !exempt);
-        let found = self
-            .questions
-            .iter()
-            .position(|((known, of_program, for_exempt), _)| *for_exempt == exempt && known == channel && of_program.as_deref() == program);
+        let found =
+            self.questions.iter().position(|kept| kept.exempt == exempt && kept.channel == *channel && kept.program.as_deref() == program);
         let question = found.unwrap_or_else(|| {
             let question = match exempt {
                 true => Question::exempt(self.prints, channel),
                 false => Question::marketing(self.prints, channel, program),
             };
-            self.questions.push(((channel.clone(), program.map(Into::into), exempt), question));
+            self.questions.push(Kept { channel: channel.clone(), program: program.map(Into::into), exempt, question });
             self.questions.len() - 1
         });
         Prepared::Send { persons, question, business, exempt, expires_at: send.expires_at }
@@ -184,7 +189,7 @@ impl Filter {
                 Outcome::Decided(Decision::Suppressed { reason: SuppressReason::ExpiredWhileHeld, cause: None })
             }
             Prepared::Send { persons, question, exempt, .. } => {
-                let Some((_, question)) = self.questions.get(*question) else {
+                let Some(Kept { question, .. }) = self.questions.get(*question) else {
                     unreachable!("a prepared send keeps the index of a question of its own batch");
                 };
                 let known = persons.as_slice().iter().filter(|person| view.knows(**person));
@@ -299,7 +304,7 @@ pub fn as_of_text(as_of: &[u64]) -> String {
     let mut text = String::new();
     for (partition, position) in as_of.iter().enumerate() {
         let comma = if partition == 0 { "" } else { "," };
-        let _ = write!(text, "{comma}{partition}@{position}"); // writing to a string cannot fail
+        text.push_str(&format!("{comma}{partition}@{position}"));
     }
     text
 }

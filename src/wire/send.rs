@@ -76,13 +76,13 @@ impl SendDecoder {
         };
         let value = record.value.filter(|value| !value.is_empty()).ok_or(DecodeError::EmptyValue);
         match format {
-            SendFormat::Auto | SendFormat::Json => self.from_json(value?, scratch),
+            SendFormat::Auto | SendFormat::Json => self.decode_json(value?, scratch),
             SendFormat::Protobuf => from_protobuf(value?),
             SendFormat::Headers => from_headers(record),
         }
     }
 
-    fn from_json<'a>(&self, value: &'a [u8], scratch: &mut Vec<Option<FieldValue<'a>>>) -> Result<OutboundSend<'a>, DecodeError> {
+    fn decode_json<'a>(&self, value: &'a [u8], scratch: &mut Vec<Option<FieldValue<'a>>>) -> Result<OutboundSend<'a>, DecodeError> {
         self.fields.extract(value, scratch).map_err(|_| DecodeError::Malformed)?;
         let mut fields = scratch.drain(..);
         let mut next = || fields.next().flatten();
