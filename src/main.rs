@@ -26,7 +26,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Show both stages at work on an embedded broker, with messages in five languages
+    /// Show both stages at work on an embedded broker, with messages in six languages
     Demo,
     /// Run both stages in one process
     Run(ServiceArgs),

@@ -8,8 +8,6 @@ use super::offsets::OffsetsClient;
 use super::{Connection, EdgeError, ffi};
 use crate::record::{Header, Rebalance, Record, TopicName, TopicPartition};
 use rdkafka::Offset;
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
@@ -38,15 +36,7 @@ impl GroupContext {
     }
 }
 
-impl ClientContext for GroupContext {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        super::log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::info!(target: "stopgate::kafka", %error, "{reason}");
-    }
-}
+super::logs_through_tracing!(GroupContext);
 
 impl ConsumerContext for GroupContext {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, list: &mut TopicPartitionList) {

@@ -9,6 +9,22 @@
 
 #![allow(clippy::disallowed_methods)] // clients wait and measure; decisions never ask for the time
 
+/// Makes a client context say in the log what the client says: its texts name brokers and topics, never contents.
+macro_rules! logs_through_tracing {
+    ($context:ty) => {
+        impl rdkafka::client::ClientContext for $context {
+            fn log(&self, level: rdkafka::config::RDKafkaLogLevel, facility: &str, message: &str) {
+                $crate::kafka::log(level, facility, message);
+            }
+
+            fn error(&self, error: rdkafka::error::KafkaError, reason: &str) {
+                tracing::info!(target: "stopgate::kafka", %error, "{reason}");
+            }
+        }
+    };
+}
+use logs_through_tracing;
+
 pub mod admin;
 pub mod embedded;
 pub(crate) mod ffi;
@@ -17,7 +33,6 @@ pub mod group;
 pub mod offsets;
 pub mod producer;
 
-use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use std::collections::BTreeMap;
@@ -180,14 +195,6 @@ fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LogOnly;
 
-impl ClientContext for LogOnly {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::info!(target: "stopgate::kafka", %error, "{reason}");
-    }
-}
+logs_through_tracing!(LogOnly);
 
 impl rdkafka::consumer::ConsumerContext for LogOnly {}

@@ -8,8 +8,7 @@ use super::{Connection, EdgeError};
 use crate::domain::consent::Position;
 use crate::record::{Produce, TopicPartition};
 use rdkafka::Offset;
-use rdkafka::client::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedHeaders, Header as NewHeader, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
@@ -61,15 +60,7 @@ pub struct TransactionalProducer {
 
 struct TransactionContext;
 
-impl ClientContext for TransactionContext {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        super::log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::info!(target: "stopgate::kafka", %error, "{reason}");
-    }
-}
+super::logs_through_tracing!(TransactionContext);
 
 impl ProducerContext for TransactionContext {
     type DeliveryOpaque = ();
@@ -214,15 +205,7 @@ struct AckContext {
     acks: Mutex<Vec<(usize, Result<Position, RDKafkaErrorCode>)>>,
 }
 
-impl ClientContext for AckContext {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        super::log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::info!(target: "stopgate::kafka", %error, "{reason}");
-    }
-}
+super::logs_through_tracing!(AckContext);
 
 impl ProducerContext for AckContext {
     type DeliveryOpaque = usize;
