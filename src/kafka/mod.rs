@@ -146,6 +146,14 @@ impl EdgeError {
                 Self::Abort(error)
             };
         }
+        let error = match error {
+            // The error holds the setting's value, which may be a secret.
+            KafkaError::ClientConfig(result, reason, name, _value) => {
+                return Self::Stop(KafkaError::ClientConfig(result, reason, name, "(its value is not shown)".to_owned()));
+            }
+            KafkaError::ClientCreation(_) => return Self::Stop(error),
+            other => other,
+        };
         match error.rdkafka_error_code() {
             Some(code) if is_refused(code) || code == RDKafkaErrorCode::InvalidArgument => Self::Stop(error),
             Some(
@@ -198,3 +206,18 @@ pub struct LogOnly;
 logs_through_tracing!(LogOnly);
 
 impl rdkafka::consumer::ConsumerContext for LogOnly {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_that_the_client_refuses_is_named_without_its_value() {
+        let settings = [("sasl.passwrd".to_owned(), "geheim".to_owned())].into();
+        let connection = Connection { bootstrap: "localhost:9092".to_owned(), settings };
+        let Err(error) = admin::Admin::new(&connection, std::time::Duration::from_secs(1)) else { panic!("accepted") };
+        let shown = error.to_string();
+        assert!(shown.contains("sasl.passwrd") && !shown.contains("geheim"), "{shown}");
+        assert!(matches!(error, EdgeError::Stop(_)));
+    }
+}

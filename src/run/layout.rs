@@ -46,6 +46,8 @@ pub enum Brokers {
 pub enum Refusal {
     #[error("the topics are not as they must be:\n  - {}", .0.join("\n  - "))]
     Topics(Vec<String>),
+    #[error("[kafka] holds a setting that the client refuses: {0}")]
+    Settings(String),
     #[error(transparent)]
     Edge(#[from] EdgeError),
 }
@@ -53,7 +55,8 @@ pub enum Refusal {
 impl Layout {
     /// Waits until all topics of the verb exist, and looks at them. `None` where the process stops before.
     pub fn wait(config: &Config, verb: Verb, brokers: Brokers, status: &Status, stop: &Stop) -> Result<Option<Self>, Refusal> {
-        let admin = Admin::new(&config.connection, QUERY_TIMEOUT)?;
+        // Nothing is asked of a broker here: a client that cannot be made has a setting that it does not know.
+        let admin = Admin::new(&config.connection, QUERY_TIMEOUT).map_err(|error| Refusal::Settings(error.to_string()))?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

@@ -46,7 +46,7 @@ impl From<EdgeError> for Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::Topics(_) => Self::Refused(refusal.to_string()),
+            Refusal::Topics(_) | Refusal::Settings(_) => Self::Refused(refusal.to_string()),
             Refusal::Edge(error) => error.into(),
         }
     }
