@@ -416,6 +416,16 @@ pub fn parse(text: &str, name: &str) -> Result<RawConfig, Problems> {
 }
 
 impl RawConfig {
+    /// Lets `STOPGATE_KAFKA_SASL_PASSWORD` and its like win over the file: the way for secrets that no file should hold.
+    pub fn with_environment(mut self, variables: impl Iterator<Item = (String, String)>) -> Self {
+        for (name, value) in variables {
+            if let Some(setting) = name.strip_prefix("STOPGATE_KAFKA_") {
+                self.kafka.insert(setting.to_lowercase().replace('_', "."), value);
+            }
+        }
+        self
+    }
+
     /// Lets what was given on the command line win.
     pub fn overridden(mut self, by: Overrides) -> Self {
         self.bootstrap = by.bootstrap.or(self.bootstrap);
@@ -861,6 +871,14 @@ mod tests {
         let config = check("bootstrap = 'b:1'\n[kafka]\n'sasl.password' = 'geheim'\n'security.protocol' = 'sasl_ssl'", Verb::Run).expect("fine");
         let shown = config.to_toml();
         assert!(!shown.contains("geheim") && shown.contains("***") && shown.contains("sasl_ssl"), "{shown}");
+    }
+
+    #[test]
+    fn settings_of_the_client_may_come_from_the_environment() {
+        let raw = parse("bootstrap = 'b:1'\n[kafka]\n'sasl.password' = 'old'", "stopgate.toml").expect("fine");
+        let variables = [("STOPGATE_KAFKA_SASL_PASSWORD", "new"), ("STOPGATE_WORKERS", "3"), ("HOME", "/")];
+        let raw = raw.with_environment(variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())));
+        assert_eq!(raw.kafka.into_iter().collect::<Vec<_>>(), [("sasl.password".to_owned(), "new".to_owned())]);
     }
 
     #[test]

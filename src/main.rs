@@ -129,10 +129,15 @@ fn main() -> ExitCode {
 }
 
 fn read_file(path: Option<&PathBuf>) -> Result<RawConfig, Failure> {
-    let Some(path) = path else { return Ok(RawConfig::default()) };
+    let Some(path) = path else { return Ok(RawConfig::default().with_environment(variables())) };
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|error| Failure::Refused(format!("{name}: {error}")))?;
-    config::parse(&text, &name).map_err(refused)
+    Ok(config::parse(&text, &name).map_err(refused)?.with_environment(variables()))
+}
+
+/// The environment as far as it is text: what is not can be no setting of ours.
+fn variables() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 fn refused(error: impl std::fmt::Display) -> Failure {
