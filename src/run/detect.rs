@@ -132,7 +132,7 @@ impl DetectStage {
 impl Stage for DetectStage {
     const NAME: &'static str = "detect";
 
-    fn fence(&mut self, patience: Duration) -> Result<(), Waiting> {
+    fn fence(&mut self, patience: Duration, _records: &[Received<'_>]) -> Result<(), Waiting> {
         self.passed = Some(self.fence.pass(patience)?);
         Ok(())
     }

@@ -12,7 +12,7 @@ use crate::kafka::EdgeError;
 use crate::kafka::group::Received;
 use crate::kafka::producer::TransactionalProducer;
 use crate::metrics::{DecisionReason, Metrics, StageOutcome, StageReason};
-use crate::record::{Header, Produce, TopicPartition};
+use crate::record::{Header, Produce, TopicName, TopicPartition};
 use crate::stage::filter::{DecidedAt, Filter, FilterRules, Outcome, Prepared, Tally, allowed_header, as_of_text, block, suppressed_headers};
 use crate::wire::DecodeError;
 use prost::Message;
@@ -26,6 +26,8 @@ pub struct FilterStage {
     fence: Option<Fence>,
     /// The last fence that opened.
     passed: Option<Passed>,
+    /// What was read while the fence was asked.
+    ready: Vec<Ready>,
     view: Arc<SharedView>,
     layout: Arc<Layout>,
     config: Arc<Config>,
@@ -50,26 +52,15 @@ impl FilterStage {
             default_channel: config.default_channel.clone(),
         };
         let filter = Filter::new(rules, view.print_key());
-        Self { filter, fence, passed: None, view, layout, config, rules_version, metrics }
+        Self { filter, fence, passed: None, ready: Vec::new(), view, layout, config, rules_version, metrics }
     }
 
-    /// Reads all records; of each, what it asks for and the bytes that passing it on takes.
-    fn prepare(&mut self, records: &[Received<'_>]) -> Vec<(Prepared, u64)> {
-        self.filter.begin_batch();
-        let headers: Vec<Vec<Header<'_>>> = records
-            .iter()
-            .map(|received| {
-                let mut headers = Vec::new();
-                received.headers(&mut headers);
-                headers
-            })
-            .collect();
-        let mut scratch = Vec::new();
-        let prepared = records.iter().zip(&headers).map(|(received, headers)| {
-            let record = received.record(headers);
-            (self.filter.prepare(&record, &mut scratch), record.size())
-        });
-        prepared.collect()
+    /// What was read of these very records while their fence was asked, or what is read of them now.
+    fn take_prepared(&mut self, records: &[Received<'_>]) -> Vec<Ready> {
+        match std::mem::take(&mut self.ready) {
+            ready if is_of(&ready, records) => ready,
+            _ => prepare(&mut self.filter, records),
+        }
     }
 
     fn count(&self, runs: &[Run], unknown_business: u64) {
@@ -87,6 +78,52 @@ impl FilterStage {
     }
 }
 
+/// A record that was read and waits for the view.
+struct Ready {
+    topic: TopicName,
+    partition: u32,
+    offset: u64,
+    prepared: Prepared,
+    /// Bytes that passing it on takes.
+    size: u64,
+}
+
+/// Reads all records of a batch.
+fn prepare(filter: &mut Filter, records: &[Received<'_>]) -> Vec<Ready> {
+    filter.begin_batch();
+    let headers: Vec<Vec<Header<'_>>> = records
+        .iter()
+        .map(|received| {
+            let mut headers = Vec::new();
+            received.headers(&mut headers);
+            headers
+        })
+        .collect();
+    let mut scratch = Vec::new();
+    let ready = records.iter().zip(&headers).map(|(received, headers)| {
+        let record = received.record(headers);
+        Ready {
+            topic: received.topic().clone(),
+            partition: record.partition,
+            offset: record.offset,
+            prepared: filter.prepare(&record, &mut scratch),
+            size: record.size(),
+        }
+    });
+    ready.collect()
+}
+
+/// Whether these were read of exactly these records.
+fn is_of(ready: &[Ready], records: &[Received<'_>]) -> bool {
+    let same = |(ready, received): (&Ready, &Received<'_>)| {
+        ready.offset == received.offset() && ready.partition == received.partition() && ready.topic == *received.topic()
+    };
+    ready.len() == records.len() && ready.iter().zip(records).all(same)
+}
+
+/// From so many records on, reading them takes longer than starting a thread.
+const WORTH_A_THREAD: usize = 256;
+
 /// One partition's part of a batch.
 struct Run {
     partition: TopicPartition,
@@ -98,18 +135,30 @@ struct Run {
 impl Stage for FilterStage {
     const NAME: &'static str = "filter";
 
-    fn fence(&mut self, patience: Duration) -> Result<(), Waiting> {
-        match &mut self.fence {
-            Some(fence) => {
-                self.passed = Some(fence.pass(patience)?);
-                Ok(())
-            }
-            None => Ok(()),
+    /// The brokers' answer and the reading of the records do not need each other. Beside a busy broker an answer takes
+    /// milliseconds, in which a large batch is read.
+    fn fence(&mut self, patience: Duration, records: &[Received<'_>]) -> Result<(), Waiting> {
+        let Some(fence) = &mut self.fence else { return Ok(()) };
+        if records.len() < WORTH_A_THREAD || is_of(&self.ready, records) {
+            self.passed = Some(fence.pass(patience)?);
+            return Ok(());
         }
+        let filter = &mut self.filter;
+        let (passed, ready) = std::thread::scope(|scope| {
+            let asked = scope.spawn(|| fence.pass(patience));
+            let ready = prepare(filter, records);
+            (asked.join(), ready)
+        });
+        self.ready = ready;
+        match passed {
+            Ok(passed) => self.passed = Some(passed?),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+        Ok(())
     }
 
     fn decide(&mut self, batch: &Batch<'_>, transaction: &TransactionalProducer) -> Result<(), EdgeError> {
-        let prepared = self.prepare(batch.records);
+        let prepared = self.take_prepared(batch.records);
         let view = self.view.clone();
         let (outcomes, as_of, unknown_business) = {
             // Without a fence nothing is looked up: exempt sends, and what leaves a hold by itself.
@@ -119,14 +168,14 @@ impl Stage for FilterStage {
                 None => view.read(),
             };
             self.filter.meet(&view);
-            let unknown = prepared.iter().filter(|(prepared, _)| !self.filter.knows_business_of(prepared)).count();
-            let outcomes: Vec<Outcome> = prepared.iter().map(|(prepared, _)| self.filter.decide(prepared, &view, batch.held_until)).collect();
+            let unknown = prepared.iter().filter(|ready| !self.filter.knows_business_of(&ready.prepared)).count();
+            let outcomes: Vec<Outcome> = prepared.iter().map(|ready| self.filter.decide(&ready.prepared, &view, batch.held_until)).collect();
             (outcomes, view.applied().to_vec(), unknown as u64)
         };
         let as_of_shown = as_of_text(&as_of);
         let mut runs: Vec<Run> = Vec::new();
         let dead_letters = DeadLetters { layout: &self.layout, topic: &self.config.topics.dead_letters, stage: Self::NAME };
-        for (number, (received, (outcome, (_, size)))) in batch.records.iter().zip(outcomes.iter().zip(&prepared)).enumerate() {
+        for (number, (received, (outcome, Ready { size, .. }))) in batch.records.iter().zip(outcomes.iter().zip(&prepared)).enumerate() {
             let Some(outputs) = self.config.sends.iter().find(|sends| sends.input.name == *received.topic()) else {
                 unreachable!("a worker receives only the topics it subscribed to");
             };

@@ -20,8 +20,9 @@ pub trait Stage {
     /// The word in metrics and headers.
     const NAME: &'static str;
 
-    /// Asks the fence, waiting at most so long.
-    fn fence(&mut self, patience: Duration) -> Result<(), Waiting>;
+    /// Asks the fence for records that were received, waiting at most so long. What can be done without its answer may
+    /// be done meanwhile.
+    fn fence(&mut self, patience: Duration, records: &[Received<'_>]) -> Result<(), Waiting>;
 
     /// Decides a batch at one position of the view and hands what follows to the producers, in an open transaction.
     fn decide(&mut self, batch: &Batch<'_>, transaction: &TransactionalProducer) -> Result<(), EdgeError>;
@@ -273,7 +274,7 @@ impl<'g> Thread<'g> {
 
     fn fence<S: Stage>(&mut self, stage: &mut S, patience: Duration) {
         let was_holding = self.machine.is_holding();
-        match stage.fence(patience) {
+        match stage.fence(patience, &self.pending) {
             Ok(()) => self.machine.fenced(true, self.now_ms()),
             Err(waiting) => {
                 self.machine.fenced(false, self.now_ms());
