@@ -2,7 +2,7 @@
 
 use std::ops::{BitOr, BitOrAssign};
 
-const WORDS: usize = 10;
+const WORDS: usize = 12;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ClassSet([u64; WORDS]);

@@ -7,7 +7,7 @@
 use super::class_set::ClassSet;
 use super::cut::Marks;
 use super::data::{Follow, KeywordGroup, LanguageData, Located};
-use super::lexicon::{ENGINE_VERSION, Entry, Followed, Grammar, Keyword, Lexicon, LexiconFault, Pattern, Patterns};
+use super::lexicon::{ENGINE_VERSION, Entry, Followed, Grammar, Keyword, Lexicon, LexiconFault, Part, Pattern, Patterns, RuleSaid};
 use super::pattern::{self, Element, Names};
 use super::text::Text;
 use super::typo::Slips;
@@ -163,13 +163,17 @@ impl Builder {
             return Err(fault(language, unknown.line, &format!("no class \"{}\"", unknown.value)));
         }
         let (mut rules, mut guards) = (Patterns::default(), Patterns::default());
-        let (mut rule_names, mut guard_effects) = (Vec::new(), Vec::new());
+        let (mut rules_said, mut guard_effects) = (Vec::new(), Vec::new());
         for rule in &language.rules {
             if !matches!(rule.class, Class::OptOut | Class::Review | Class::Help) {
                 return Err(fault(language, rule.line, "a rule decides opt_out, review or help: opt-in takes a keyword"));
             }
-            rules.add(language, &rule.patterns, rule_names.len() as u32, &mut classes)?;
-            rule_names.push((RuleId::new(format!("{}.grammar.{}", language.code, rule.name)), rule.class));
+            rules.add(language, &rule.patterns, rules_said.len() as u32, &mut classes)?;
+            rules_said.push(RuleSaid {
+                id: RuleId::new(format!("{}.grammar.{}", language.code, rule.name)),
+                class: rule.class,
+                part: Part::of(&rule.name),
+            });
         }
         for guard in &language.guards {
             guards.add(language, &guard.patterns, guard_effects.len() as u32, &mut classes)?;
@@ -185,7 +189,7 @@ impl Builder {
         let named = |name: &str| classes.named.get(name).copied().unwrap_or_default();
         let (promotions, marketing, everything) = (named("promotions"), named("marketing"), named("everything"));
         let (messages, business) = (named("message"), named("business"));
-        Ok(Grammar { messages, business, rules, guards, rule_names, guard_effects, promotions, marketing, everything })
+        Ok(Grammar { messages, business, rules, guards, rules_said, guard_effects, promotions, marketing, everything })
     }
 }
 

@@ -11,7 +11,7 @@
 use super::class_set::ClassSet;
 use super::data::{Reach, Verdict};
 use super::fold;
-use super::lexicon::{Grammar, Lexicon, Patterns};
+use super::lexicon::{Grammar, Lexicon, Part, Patterns, RuleSaid};
 use super::pattern::{Edge, Effort, Element, Lattice, Reader};
 use super::text::Text;
 use super::words::Words;
@@ -114,23 +114,55 @@ pub(super) fn decide(lexicon: &Lexicon, text: &Text, lattice: &Lattice, found: &
     }
     let matched = found.rules.iter().fold(0, |languages, rule| languages | 1 << rule.language);
     search(lexicon, text, lattice, matched, |grammar| &grammar.guards, &mut found.guards);
-    let judged = found.rules.iter().filter_map(|rule| {
-        let grammar = &lexicon.grammars[usize::from(rule.language)];
-        let class = guarded(lexicon, text, rule, grammar.rule_names[rule.owner as usize].1, &found.guards)?;
-        Some((class, rule))
-    });
-    let (class, rule) =
-        judged.min_by_key(|(class, rule)| (rank(*class), rule.tokens.start, Reverse(rule.tokens.end), rule.language, rule.owner))?;
+    let mut best: Option<(Class, &Match)> = None;
+    let mut halves = Vec::new();
+    for rule in &found.rules {
+        let said = said(lexicon, rule);
+        let Some(class) = guarded(lexicon, text, rule, said.class, &found.guards) else {
+            continue;
+        };
+        if said.part != Part::Whole || class == Class::Review {
+            halves.push((said.part, rule));
+        }
+        if said.part == Part::Whole && best.is_none_or(|best| order(class, rule) < order(best.0, best.1)) {
+            best = Some((class, rule));
+        }
+    }
+    if best.is_none_or(|(class, _)| class == Class::Review) {
+        let command = halves.iter().find(|(part, command)| *part == Part::Command && has_a_reason(lexicon, text, lattice, command, &halves));
+        best = command.map(|(_, command)| (Class::OptOut, *command)).or(best);
+    }
+    let (class, rule) = best?;
     let grammar = &lexicon.grammars[usize::from(rule.language)];
     let confidence = if class == Class::Review { Confidence::Low } else { Confidence::High };
     Some(Classification {
         class,
         scope: scope(lexicon, text, lattice, rule, grammar),
-        rule: grammar.rule_names[rule.owner as usize].0.clone(),
+        rule: said(lexicon, rule).id.clone(),
         span: text.original(rule.tokens.clone()),
         language: lexicon.languages.get(usize::from(rule.language)).cloned(),
         confidence,
     })
+}
+
+fn said<'l>(lexicon: &'l Lexicon, rule: &Match) -> &'l RuleSaid {
+    &lexicon.grammars[usize::from(rule.language)].rules_said[rule.owner as usize]
+}
+
+/// The least wins.
+fn order(class: Class, rule: &Match) -> (u8, usize, Reverse<usize>, u8, u32) {
+    (rank(class), rule.tokens.start, Reverse(rule.tokens.end), rule.language, rule.owner)
+}
+
+/// Whether a complaint stands beside the command, or another clause speaks of messages.
+fn has_a_reason(lexicon: &Lexicon, text: &Text, lattice: &Lattice, command: &Match, halves: &[(Part, &Match)]) -> bool {
+    let meet = |one: &Match, other: &Match| one.tokens.start < other.tokens.end && other.tokens.start < one.tokens.end;
+    let commands = halves.iter().filter(|(part, _)| *part == Part::Command);
+    halves
+        .iter()
+        .filter(|(part, _)| *part != Part::Command)
+        .any(|(_, reason)| !meet(command, reason) && commands.clone().all(|(_, other)| !meet(other, reason)))
+        || speaks_of_messages(lexicon, text, lattice, &command.tokens)
 }
 
 /// Whether a word for messages stands outside these tokens, and none for an order of the same language.

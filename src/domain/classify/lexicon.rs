@@ -27,12 +27,40 @@ pub struct LexiconFault {
     pub reason: String,
 }
 
+/// What a rule's match means.
+#[derive(Clone, Debug)]
+pub(super) struct RuleSaid {
+    pub(super) id: RuleId,
+    pub(super) class: Class,
+    pub(super) part: Part,
+}
+
+/// Rules by the names `command` and `complaint` are halves: "Wrong number. Delete it." is neither without the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Whole,
+    /// "delete it", "stop already": words that want something gone, and do not say what.
+    Command,
+    /// "wrong number", "who gave you my number", "not a customer any more".
+    Complaint,
+}
+
+impl Part {
+    pub(super) fn of(rule: &str) -> Self {
+        match rule {
+            "command" => Self::Command,
+            "complaint" => Self::Complaint,
+            _ => Self::Whole,
+        }
+    }
+}
+
 /// A language's grammar, compiled.
 #[derive(Clone, Debug)]
 pub(super) struct Grammar {
     pub(super) rules: Patterns,
     pub(super) guards: Patterns,
-    pub(super) rule_names: Vec<(RuleId, Class)>,
+    pub(super) rules_said: Vec<RuleSaid>,
     pub(super) guard_effects: Vec<(Reach, Verdict)>,
     pub(super) promotions: ClassSet,
     pub(super) marketing: ClassSet,

@@ -185,6 +185,22 @@ fn a_complaint_with_a_keyword_for_a_sentence_is_a_wish() {
 }
 
 #[test]
+fn a_command_without_an_object_needs_a_reason() {
+    check_all(
+        Class::OptOut,
+        &[
+            "Wrong number. Delete it.",
+            "Who gave you my number? Delete it",
+            "من أعطاكم رقمي؟ احذفوه",
+            "谁给你们我的号码?删掉",
+            "je ne suis plus cliente, effacez le",
+            "kitne message bhejte ho yaar band karo",
+        ],
+    );
+    check_all(Class::None, &["Delete it.", "Wrong size. Delete it.", "who gave you my number"]);
+}
+
+#[test]
 fn nothing_makes_the_engine_fail_or_stall() {
     let texts = [
         "s".repeat(1 << 16),
