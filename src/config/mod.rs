@@ -3,8 +3,12 @@
 //! Flags win over `STOPGATE_…` variables, these over the file, the file over defaults. The defaults stand here, once,
 //! beside their fields. Nothing reads the environment later.
 
+mod raw;
+
+pub use raw::{OneOrMore, RawBusiness, RawConfig, RawGroups, RawInbound, RawPolicy, RawSends, RawTopics, RawWords, WordsChange, WordsClass};
+
 use crate::domain::business::{Business, Businesses};
-use crate::domain::classify::{Change, Class, Override};
+use crate::domain::classify::Override;
 use crate::domain::consent::Position;
 use crate::domain::key::Channel;
 use crate::domain::phone::PHONE_RULES_VERSION;
@@ -16,6 +20,7 @@ use crate::stage::filter::SendsTopic;
 use crate::wire::inbound::mapping::{Mapping, Pointers};
 use crate::wire::inbound::{Format, InboundFormat};
 use crate::wire::send::{SendDecoder, SendFormat, SendPointers};
+use raw::auto;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -89,230 +94,6 @@ pub enum ExcerptPolicy {
     #[default]
     Excerpt,
     None,
-}
-
-/// The file as written.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct RawConfig {
-    /// Fields of the file that have no meaning: each is a problem.
-    #[serde(skip)]
-    unknown: Vec<String>,
-    /// Kafka brokers, `host:port`, separated by commas.
-    pub bootstrap: Option<String>,
-    /// Name of this instance, stable over restarts: its workers keep their partitions and fence their zombies by it.
-    pub instance: Option<String>,
-    /// Worker threads of each stage.
-    pub workers: Option<u32>,
-    pub fence: Option<FenceLevel>,
-    /// Address of the HTTP server, or `off`.
-    pub http: Option<String>,
-    /// Where snapshots go.
-    pub state_dir: Option<PathBuf>,
-    pub log_format: Option<LogFormat>,
-    pub evidence: Option<Evidence>,
-    /// The channel of messages and sends that name none.
-    pub default_channel: Option<String>,
-    /// Categories that pass unless a person stopped everything.
-    pub exempt_categories: Option<Vec<String>>,
-    /// `partition@offset` of records on opt-outs whose unreadable key an operator has seen and accepted.
-    pub acknowledged_poison: Vec<String>,
-    /// Directory of language files to use instead of the built-in ones.
-    pub lexicon_dir: Option<PathBuf>,
-    /// Raise the silence alarm after so many minutes without an inbound record. 0: never.
-    pub silence_alarm_minutes: Option<u64>,
-    pub groups: RawGroups,
-    pub topics: RawTopics,
-    pub policy: RawPolicy,
-    /// Topics of inbound messages.
-    pub inbound: Vec<RawInbound>,
-    /// Topics of sends.
-    pub sends: Vec<RawSends>,
-    pub business: Vec<RawBusiness>,
-    /// Template id → category.
-    pub templates: BTreeMap<String, String>,
-    /// librdkafka settings, passed through.
-    pub kafka: BTreeMap<String, String>,
-}
-
-/// Consumer groups.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default)]
-pub struct RawGroups {
-    pub detect: String,
-    pub filter: String,
-}
-
-impl Default for RawGroups {
-    fn default() -> Self {
-        Self { detect: "stopgate-detect".into(), filter: "stopgate-filter".into() }
-    }
-}
-
-/// Topics that stopgate writes, and how `stopgate topics` makes them.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default)]
-pub struct RawTopics {
-    pub opt_outs: String,
-    pub replies: String,
-    pub reviews: String,
-    pub decisions: String,
-    pub dead_letters: String,
-    /// Partitions of new topics.
-    pub partitions: u32,
-    /// Replicas of new topics; absent: three, or as many as there are brokers.
-    pub replication: Option<u16>,
-    /// For how long nothing on opt-outs is compacted and decisions are kept.
-    pub audit_days: u64,
-}
-
-impl Default for RawTopics {
-    fn default() -> Self {
-        Self {
-            opt_outs: "opt-outs".into(),
-            replies: "replies".into(),
-            reviews: "reviews".into(),
-            decisions: "decisions".into(),
-            dead_letters: "dead-letters".into(),
-            partitions: 8,
-            replication: None,
-            // Five years: above the four that are commonly kept for claims under US law.
-            audit_days: 1826,
-        }
-    }
-}
-
-/// What is done with what is detected.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default)]
-pub struct RawPolicy {
-    pub confirmations: bool,
-    pub cross_channel: bool,
-    pub review_suppresses: bool,
-    pub excerpt: ExcerptPolicy,
-    /// How long reviewers have: ten business days at most by 47 CFR 64.1200(a)(10); default two days.
-    pub review_deadline_hours: u32,
-}
-
-impl Default for RawPolicy {
-    fn default() -> Self {
-        Self { confirmations: true, cross_channel: false, review_suppresses: true, excerpt: ExcerptPolicy::default(), review_deadline_hours: 48 }
-    }
-}
-
-/// One topic of inbound messages.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct RawInbound {
-    pub topic: String,
-    /// `auto`, `meta`, `ycloud`, `twilio-form`, `twilio-events`, `json`, `protobuf`, `mapping`.
-    #[serde(default = "auto")]
-    pub format: String,
-    /// For the format `mapping`: field → JSON Pointer, or several of them.
-    #[serde(default)]
-    pub mapping: BTreeMap<String, OneOrMore>,
-}
-
-/// One text or a list of them.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum OneOrMore {
-    One(String),
-    More(Vec<String>),
-}
-
-impl OneOrMore {
-    fn as_slice(&self) -> &[String] {
-        match self {
-            Self::One(one) => std::slice::from_ref(one),
-            Self::More(more) => more,
-        }
-    }
-}
-
-/// One topic of sends.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct RawSends {
-    pub topic: String,
-    /// `auto`, `json`, `protobuf`, `headers`.
-    #[serde(default = "auto")]
-    pub format: String,
-    /// Decided by category alone, unfenced; anything else in it is a dead letter.
-    #[serde(default)]
-    pub exempt_only: bool,
-    /// Default: the topic's name and `.allowed`.
-    pub allowed: Option<String>,
-    /// Default: the topic's name and `.suppressed`.
-    pub suppressed: Option<String>,
-    /// Field → JSON Pointer, where they differ from the defaults.
-    #[serde(default)]
-    pub mapping: BTreeMap<String, String>,
-}
-
-fn auto() -> String {
-    "auto".into()
-}
-
-/// One business.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct RawBusiness {
-    pub name: String,
-    pub numbers: Vec<String>,
-    pub accounts: Vec<String>,
-    pub former_names: Vec<String>,
-    pub confirmations: Option<bool>,
-    pub cross_channel: Option<bool>,
-    /// Changes to the keywords, for messages to this business.
-    pub words: Vec<RawWords>,
-}
-
-/// One change to the keywords of one language.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct RawWords {
-    pub change: WordsChange,
-    pub class: WordsClass,
-    /// Code of the language file.
-    pub language: String,
-    pub words: Vec<String>,
-}
-
-/// What is done with the words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WordsChange {
-    Add,
-    Remove,
-    Replace,
-}
-
-/// What the words mean.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WordsClass {
-    OptOut,
-    OptIn,
-    Help,
-    Review,
-}
-
-impl RawWords {
-    fn meant(&self) -> Override {
-        Override {
-            change: match self.change {
-                WordsChange::Add => Change::Add,
-                WordsChange::Remove => Change::Remove,
-                WordsChange::Replace => Change::Replace,
-            },
-            class: match self.class {
-                WordsClass::OptOut => Class::OptOut,
-                WordsClass::OptIn => Class::OptIn,
-                WordsClass::Help => Class::Help,
-                WordsClass::Review => Class::Review,
-            },
-            language: self.language.clone(),
-            words: self.words.clone(),
-        }
-    }
 }
 
 /// What was given on the command line or in the environment: wins over the file.
