@@ -6,6 +6,8 @@
 mod support;
 
 mod integration {
+    /// The embedded broker's account of itself.
+    mod demo;
     /// Precision and recall of detection on the labelled set.
     mod detection;
     /// What a producer of nonsense can do: nothing.
