@@ -70,6 +70,8 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// How often a worker looks for partitions that nobody owns. Seen twice in a row, they are not in passing.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
+const LOOK_SELDOM: Duration = Duration::from_secs(60);
+const LOOK_TIMEOUT: Duration = Duration::from_millis(500);
 /// A member that is fenced more often than so many times within so long has a rival.
 const FENCED_TIMES: usize = 3;
 const FENCED_WITHIN: Duration = Duration::from_secs(60);
@@ -116,7 +118,7 @@ impl Setup {
             stuck_told: 0,
             begun: false,
             failures: 0,
-            looked: Instant::now(),
+            look_at: Instant::now() + LOOK_EVERY,
             unowned: Vec::new(),
             began: Instant::now(),
             part: self.part(),
@@ -174,8 +176,8 @@ struct Thread<'g> {
     begun: bool,
     /// Transactions that failed in a row.
     failures: u32,
-    /// When the group was last looked at, and which partitions nobody owned then.
-    looked: Instant,
+    /// When the group is looked at next, and which partitions nobody owned the last time.
+    look_at: Instant,
     unowned: Vec<TopicPartition>,
     began: Instant,
     /// The name of this worker in `/readyz`.
@@ -235,11 +237,14 @@ impl<'g> Thread<'g> {
 
     /// Partitions that nobody owns are nobody's delay to tell: each member looks for them, now and then.
     fn look_for_unowned(&mut self) -> Result<(), EdgeError> {
-        if self.looked.elapsed() < LOOK_EVERY || self.machine.is_open() {
+        if Instant::now() < self.look_at || self.machine.is_open() {
             return Ok(());
         }
-        self.looked = Instant::now();
-        let unowned = self.offsets.unowned(&self.setup.group, &self.setup.topics, QUERY_TIMEOUT);
+        let began = Instant::now();
+        let unowned = self.offsets.unowned(&self.setup.group, &self.setup.topics, LOOK_TIMEOUT);
+        // The question goes to all brokers: while one of them is away each answer takes the whole time-out.
+        let every = if began.elapsed() < LOOK_TIMEOUT / 2 { LOOK_EVERY } else { LOOK_SELDOM };
+        self.look_at = Instant::now() + every;
         let still: Vec<TopicPartition> = unowned.iter().filter(|partition| self.unowned.contains(*partition)).cloned().collect();
         self.unowned = unowned;
         if let Some((topic, partition)) = still.first() {
