@@ -11,7 +11,7 @@
 //!
 //! What is absent: bytes, topics, clocks, locks. Whoever shares a set guards it.
 
-use super::consent::{Act, ConsentState};
+use super::consent::Act;
 use super::identity::Identity;
 use super::key::{Channel, ConsentKey, Subject};
 use hashbrown::HashTable;
@@ -185,11 +185,6 @@ impl SuppressionSet {
         self.shards.iter().map(HashTable::allocation_size).sum()
     }
 
-    /// Number of keys whose standing act is an opt-out.
-    pub fn opted_out(&self) -> usize {
-        self.shards.iter().flat_map(HashTable::iter).filter(|entry| entry.act.state == ConsentState::OptedOut).count()
-    }
-
     fn prints(&self, key: &ConsentKey) -> (PersonPrint, SlotPrint) {
         (self.print_key.person(&key.business, &key.identity), self.print_key.slot(&key.channel, &key.subject))
     }
@@ -203,7 +198,7 @@ fn shard_of(person: PersonPrint) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::consent::{Position, Source};
+    use crate::domain::consent::{ConsentState, Position, Source};
     use crate::domain::time::Timestamp;
     use proptest::prelude::*;
     use std::collections::BTreeMap;

@@ -5,7 +5,6 @@
 
 use super::group::{GroupConsumer, Received, list};
 use super::{Connection, EdgeError};
-use crate::domain::consent::Position;
 use crate::record::{Produce, TopicPartition};
 use rdkafka::Offset;
 use rdkafka::config::ClientConfig;
@@ -200,9 +199,17 @@ pub struct IdempotentProducer {
     broken: Cell<bool>,
 }
 
+/// A record that its brokers have: the number it was sent under, and where it lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ack {
+    pub number: usize,
+    pub partition: u32,
+    pub offset: u64,
+}
+
 /// Acknowledgements in order of arrival: the number a record was sent under, and where it lies, or what went wrong.
 struct AckContext {
-    acks: Mutex<Vec<(usize, Result<Position, RDKafkaErrorCode>)>>,
+    acks: Mutex<Vec<Result<Ack, RDKafkaErrorCode>>>,
 }
 
 super::logs_through_tracing!(AckContext);
@@ -212,13 +219,14 @@ impl ProducerContext for AckContext {
 
     fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
         let ack = match result {
-            Ok(message) => Ok(Position {
+            Ok(message) => Ok(Ack {
+                number,
                 partition: u32::try_from(message.partition()).unwrap_or_default(),
                 offset: u64::try_from(message.offset()).unwrap_or_default(),
             }),
             Err((error, _)) => Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)),
         };
-        self.acks.lock().unwrap_or_else(PoisonError::into_inner).push((number, ack));
+        self.acks.lock().unwrap_or_else(PoisonError::into_inner).push(ack);
     }
 }
 
@@ -266,16 +274,15 @@ impl IdempotentProducer {
     }
 
     /// Serves the client for about `wait` and returns the acknowledgements that have arrived.
-    pub fn acks(&self, wait: Duration) -> Result<Vec<(usize, Position)>, EdgeError> {
+    pub fn acks(&self, wait: Duration) -> Result<Vec<Ack>, EdgeError> {
         self.producer.poll(wait);
         let acks = std::mem::take(&mut *self.producer.client().context().acks.lock().unwrap_or_else(PoisonError::into_inner));
         acks.into_iter()
-            .map(|(number, ack)| match ack {
-                Ok(position) => Ok((number, position)),
-                Err(code) => {
+            .map(|ack| {
+                ack.map_err(|code| {
                     self.broken.set(true);
-                    Err(EdgeError::Renew(KafkaError::MessageProduction(code)))
-                }
+                    EdgeError::Renew(KafkaError::MessageProduction(code))
+                })
             })
             .collect()
     }

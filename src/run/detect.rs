@@ -6,7 +6,7 @@ use super::outcome::DeadLetters;
 use super::view::{Passed, SharedView};
 use super::worker::{Batch, Stage};
 use crate::config::Config;
-use crate::domain::consent::ConsentState;
+use crate::domain::consent::{ConsentState, Position};
 use crate::domain::time::Timestamp;
 use crate::kafka::EdgeError;
 use crate::kafka::group::Received;
@@ -106,9 +106,9 @@ impl DetectStage {
     }
 
     fn take_acks(&mut self) -> Result<(), EdgeError> {
-        for (number, position) in self.consents.acks(ACK_POLL)? {
+        for ack in self.consents.acks(ACK_POLL)? {
             self.outstanding = self.outstanding.saturating_sub(1);
-            self.overlay.acknowledged(number, position);
+            self.overlay.acknowledged(ack.number, Position { partition: ack.partition, offset: ack.offset });
         }
         Ok(())
     }

@@ -103,12 +103,6 @@ impl Filter {
         Self { rules, prints, questions: Vec::new(), businesses: Vec::new() }
     }
 
-    /// The view was made anew under another key.
-    pub fn use_prints(&mut self, prints: PrintKey) {
-        self.prints = prints;
-        self.questions.clear();
-    }
-
     /// Begins a batch: what was kept of earlier ones is dropped where it grew too large.
     pub fn begin_batch(&mut self) {
         if self.questions.len() > MAX_KEPT {
