@@ -11,6 +11,7 @@ pub mod follow;
 pub mod http;
 pub mod layout;
 mod outcome;
+pub mod progress;
 pub mod service;
 pub mod status;
 pub mod stop;

@@ -1,0 +1,85 @@
+//! `stopgate run`, `detect`, `filter`.
+
+use super::{ClusterArgs, configure, failed, init_log};
+use clap::Args;
+use std::path::PathBuf;
+use stopgate::config::{FenceLevel, LogFormat, Overrides, Verb};
+use stopgate::run::layout::Brokers;
+use stopgate::run::service::{self, Failure};
+use stopgate::run::stop::Stop;
+
+#[derive(Args)]
+pub(crate) struct ServiceArgs {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    /// Worker threads of each stage [default: 1]
+    #[arg(long, env = "STOPGATE_WORKERS", value_name = "N")]
+    workers: Option<u32>,
+    /// What a send waits for: all that is acknowledged on opt-outs, or also on the inbound topics [default: opt-outs]
+    #[arg(long, env = "STOPGATE_FENCE", value_name = "LEVEL")]
+    fence: Option<FenceLevel>,
+    /// Address of probes and metrics, or off [default: 127.0.0.1:9470; detect: 9471]
+    #[arg(long, env = "STOPGATE_HTTP", value_name = "ADDR:PORT|off")]
+    http: Option<String>,
+    /// Name of this instance, stable over restarts [default: HOST-PORT of the HTTP address]
+    #[arg(long, env = "STOPGATE_INSTANCE", value_name = "NAME")]
+    instance: Option<String>,
+    /// Directory for what may be lost without harm [default: ./stopgate-state]
+    #[arg(long, env = "STOPGATE_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// How the log on stderr is written [default: text]
+    #[arg(long, env = "STOPGATE_LOG_FORMAT", value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+impl ServiceArgs {
+    /// What the command line sets over file and environment.
+    pub(crate) fn overrides(&self) -> Overrides {
+        Overrides {
+            bootstrap: self.cluster.bootstrap.clone(),
+            instance: self.instance.clone(),
+            workers: self.workers,
+            fence: self.fence,
+            http: self.http.clone(),
+            state_dir: self.state_dir.clone(),
+            log_format: self.log_format,
+        }
+    }
+}
+
+/// Serves until a signal asks for the end.
+pub(crate) fn run(args: &ServiceArgs, verb: Verb) -> Result<(), Failure> {
+    let raw = args.cluster.read()?;
+    init_log(args.log_format.or(raw.log_format).unwrap_or_default());
+    let config = configure(raw, args.overrides(), verb)?;
+    let stop = Stop::default();
+    stop_on_signals(&stop).map_err(failed)?;
+    service::run(config, verb, Brokers::Real, &stop)
+}
+
+/// The first SIGTERM or SIGINT drains; a second one ends the process at once.
+fn stop_on_signals(stop: &Stop) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut term, mut interrupt) = {
+        let _entered = runtime.enter();
+        use tokio::signal::unix::{SignalKind, signal};
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+    };
+    let stop = stop.clone();
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        runtime.block_on(async {
+            for asked_before in [false, true] {
+                tokio::select! {
+                    _ = term.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+                if asked_before {
+                    std::process::exit(130);
+                }
+                tracing::info!("stopping: what is decided is committed first");
+                stop.ask();
+            }
+        });
+    })?;
+    Ok(())
+}
