@@ -41,6 +41,8 @@ enum Command {
     Topics(cli::ClusterArgs),
     /// Print the effective configuration, secrets redacted, and everything that is wrong with it or with the topics
     Check(cli::service::ServiceArgs),
+    /// Measure speed on your own broker, beside the client's bare loop, on topics that are removed again
+    Bench(cli::bench::BenchArgs),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Command::Classify(args) => cli::classify::run(&args),
         Command::Topics(args) => cli::topics::run(&args),
         Command::Check(args) => cli::check::run(&args),
+        Command::Bench(args) => cli::bench::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,7 @@
 //! The command line: one file for each verb, with its arguments and what it starts. What all of them share stands here:
 //! how the configuration is found, how the log is written, and which failure has which exit code.
 
+pub(crate) mod bench;
 pub(crate) mod check;
 pub(crate) mod classify;
 pub(crate) mod service;
@@ -63,9 +64,9 @@ pub(crate) fn configure(raw: RawConfig, overrides: Overrides, verb: Verb) -> Res
     raw.overridden(overrides).check(verb, &host()).map_err(refused)
 }
 
-/// Starts the log on standard error.
-pub(crate) fn init_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("STOPGATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+/// Starts the log on standard error; STOPGATE_LOG wins over `directives`.
+pub(crate) fn init_log(format: LogFormat, directives: &str) {
+    let filter = EnvFilter::try_from_env("STOPGATE_LOG").unwrap_or_else(|_| EnvFilter::new(directives));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     match format {
         LogFormat::Text => builder.init(),

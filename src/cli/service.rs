@@ -3,7 +3,9 @@
 use super::{ClusterArgs, configure, failed, init_log};
 use clap::Args;
 use std::path::PathBuf;
+use std::sync::Arc;
 use stopgate::config::{FenceLevel, LogFormat, Overrides, Verb};
+use stopgate::metrics::Metrics;
 use stopgate::run::layout::Brokers;
 use stopgate::run::service::{self, Failure};
 use stopgate::run::stop::Stop;
@@ -50,11 +52,11 @@ impl ServiceArgs {
 /// Serves until a signal asks for the end.
 pub(crate) fn run(args: &ServiceArgs, verb: Verb) -> Result<(), Failure> {
     let raw = args.cluster.read()?;
-    init_log(args.log_format.or(raw.log_format).unwrap_or_default());
+    init_log(args.log_format.or(raw.log_format).unwrap_or_default(), "info");
     let config = configure(raw, args.overrides(), verb)?;
     let stop = Stop::default();
     stop_on_signals(&stop).map_err(failed)?;
-    service::run(config, verb, Brokers::Real, &stop)
+    service::run(config, verb, Brokers::Real, Arc::new(Metrics::new()), &stop)
 }
 
 /// The first SIGTERM or SIGINT drains; a second one ends the process at once.

@@ -324,14 +324,7 @@ impl RawConfig {
             self.inbound.push(RawInbound { topic: "inbound-messages".into(), format: auto(), mapping: BTreeMap::new() });
         }
         if self.sends.is_empty() {
-            self.sends.push(RawSends {
-                topic: "sends".into(),
-                format: auto(),
-                exempt_only: false,
-                allowed: None,
-                suppressed: None,
-                mapping: BTreeMap::new(),
-            });
+            self.sends.push(RawSends::named("sends".into()));
         }
         for sends in &mut self.sends {
             sends.allowed.get_or_insert_with(|| format!("{}.allowed", sends.topic));

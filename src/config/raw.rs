@@ -128,6 +128,13 @@ pub struct RawInbound {
     pub mapping: BTreeMap<String, OneOrMore>,
 }
 
+impl RawInbound {
+    /// A topic of native JSON.
+    pub fn json(topic: String) -> Self {
+        Self { topic, format: "json".into(), mapping: BTreeMap::new() }
+    }
+}
+
 /// One text or a list of them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -162,6 +169,13 @@ pub struct RawSends {
     /// Field → JSON Pointer, where they differ from the defaults.
     #[serde(default)]
     pub mapping: BTreeMap<String, String>,
+}
+
+impl RawSends {
+    /// A topic of sends in any format, its outputs named after it.
+    pub fn named(topic: String) -> Self {
+        Self { topic, format: auto(), exempt_only: false, allowed: None, suppressed: None, mapping: BTreeMap::new() }
+    }
 }
 
 pub(super) fn auto() -> String {

@@ -67,4 +67,15 @@ impl Admin {
         }
         Ok(true)
     }
+
+    /// Deletes topics. One that is gone already is no failure. Positions that groups have committed in them go too.
+    pub async fn delete(&self, topics: &[&str]) -> Result<(), EdgeError> {
+        for answer in self.client.delete_topics(topics, &self.options).await.map_err(EdgeError::from_kafka)? {
+            match answer {
+                Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => {}
+                Err((_, code)) => return Err(EdgeError::from_kafka(KafkaError::AdminOp(code))),
+            }
+        }
+        Ok(())
+    }
 }

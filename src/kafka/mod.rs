@@ -26,6 +26,7 @@ macro_rules! logs_through_tracing {
 use logs_through_tracing;
 
 pub mod admin;
+pub mod copy;
 pub mod embedded;
 pub(crate) mod ffi;
 pub mod follower;

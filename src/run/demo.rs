@@ -11,6 +11,7 @@ use crate::kafka::embedded::EmbeddedBroker;
 use crate::kafka::follower::{Followed, Follower};
 use crate::kafka::producer::{IdempotentProducer, Limits};
 use crate::kafka::{Connection, EdgeError};
+use crate::metrics::Metrics;
 use crate::record::{Produce, TopicName};
 use crate::wire::partition::partition_for;
 use crate::wire::proto;
@@ -18,6 +19,7 @@ use prost::Message;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -94,7 +96,7 @@ pub fn run(out: &mut impl Write) -> Result<(), DemoError> {
     let stop = Stop::default();
     let service = {
         let stop = stop.clone();
-        thread::spawn(move || service::run(config, Verb::Run, Brokers::Embedded, &stop))
+        thread::spawn(move || service::run(config, Verb::Run, Brokers::Embedded, Arc::new(Metrics::new()), &stop))
     };
     let shown = show(&connection, deadline, out);
     stop.ask();

@@ -99,8 +99,8 @@ struct Parts {
     stop: Stop,
 }
 
-/// Runs a verb until `stop` is asked or something fails.
-pub fn run(config: Config, verb: Verb, brokers: Brokers, stop: &Stop) -> Result<(), Failure> {
+/// Runs a verb until `stop` is asked or something fails. What happens is counted in `metrics`.
+pub fn run(config: Config, verb: Verb, brokers: Brokers, metrics: Arc<Metrics>, stop: &Stop) -> Result<(), Failure> {
     let listener = match config.http {
         None => None,
         Some(address) => Some(http::bind(address).map_err(|error| {
@@ -120,7 +120,7 @@ pub fn run(config: Config, verb: Verb, brokers: Brokers, stop: &Stop) -> Result<
         config: Arc::new(config),
         view: Arc::new(SharedView::new(random_print_key())),
         status: Arc::new(Status::new(&[follow::PART])),
-        metrics: Arc::new(Metrics::new()),
+        metrics,
         lexicon,
         lexicons,
         rules_version,

@@ -1,0 +1,100 @@
+//! From a STOP until no send passes.
+//!
+//! While people stop, one after the other, each of them is sent to once a millisecond: together these sends are the
+//! steady load. A person's figure is the time at which the first suppressed of these sends was produced, less the time
+//! at which the STOP was.
+
+use super::{BenchError, PATIENCE, Report, Service, fill, sends_topic};
+use crate::config::{Config, Verb};
+use crate::kafka::follower::Follower;
+use crate::kafka::producer::{IdempotentProducer, Limits};
+use crate::record::{Produce, TopicName};
+use crate::run::bench::usage::Stretch;
+use crate::wire::partition::partition_for;
+use std::collections::HashMap;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// People who stop, unless fewer are asked for.
+const PEOPLE: u64 = 200;
+/// So many people are sent to at a time: 5,000 sends a second.
+const AT_A_TIME: u64 = 5;
+/// How long a person is sent to, half of it before the STOP.
+const EACH_MS: u64 = 400;
+/// So many sends go out before anyone stops: the stages are warm by then.
+const WARM_UP_MS: u64 = 2000;
+
+/// Measures as many people as there are opt-outs asked for, at most [`PEOPLE`].
+pub(super) fn measure(config: &Config, opt_outs: u64) -> Result<Report, BenchError> {
+    let people = opt_outs.clamp(1, PEOPLE);
+    let service = Service::start(config, Verb::Run);
+    let measured = service.wait("starting", 1, || u64::from(service.metrics.restored.get() > 0)).and_then(|()| send(config, people));
+    service.end()?;
+    measured
+}
+
+fn send(config: &Config, people: u64) -> Result<Report, BenchError> {
+    let (inbound, sends) = (&config.inbound[0].0, sends_topic(config));
+    let partitions = config.topics.partitions;
+    let producer = IdempotentProducer::new(&config.connection, Limits::DEFAULT)?;
+    let produce = |topic: &TopicName, to: &str, value: Vec<u8>| {
+        let partition = partition_for(to.as_bytes(), partitions);
+        producer.send(&Produce { topic: topic.clone(), partition, key: Some(to.into()), value: Some(value), headers: Vec::new() }, 0)
+    };
+    let bar = crate::run::progress::bar("people", Some(people));
+    // By its number: whom a send went to, and when.
+    let mut sent: Vec<(u64, Instant)> = Vec::new();
+    let mut stopped: HashMap<u64, Instant> = HashMap::new();
+    let stretch = Stretch::begin();
+    let began = Instant::now();
+    // Person n is sent to from the nth slot on; a new slot begins each time a fifth of a person's time has passed.
+    let slot = EACH_MS / AT_A_TIME;
+    let last = WARM_UP_MS + (people + AT_A_TIME) * slot;
+    for tick in 0..last {
+        while began.elapsed() < Duration::from_millis(tick) {
+            producer.acks(Duration::ZERO)?;
+            thread::sleep(Duration::from_micros(100));
+        }
+        let newest = tick.saturating_sub(WARM_UP_MS) / slot;
+        for person in (newest.saturating_sub(AT_A_TIME - 1)..=newest).filter(|person| *person < people) {
+            let phone = fill::phone(person);
+            let since = tick.saturating_sub(WARM_UP_MS).saturating_sub(person * slot);
+            if since >= EACH_MS / 2 && !stopped.contains_key(&person) {
+                stopped.insert(person, Instant::now());
+                produce(inbound, &phone, fill::message(person, &phone, "STOP"))?;
+                bar.set_position(stopped.len() as u64);
+            }
+            let number = sent.len() as u64;
+            sent.push((person, Instant::now()));
+            produce(sends, &phone, fill::send(number, &phone, "marketing"))?;
+        }
+    }
+    while !producer.is_idle() {
+        producer.acks(Duration::from_millis(1))?;
+    }
+    let taken = stretch.taken();
+    let first = first_suppressed(config, &sent, &stopped)?;
+    let times = stopped.iter().map(|(person, at)| first.get(person).map_or(PATIENCE, |first| first.saturating_duration_since(*at)));
+    Ok(Report::new("latency", sent.len() as u64, taken).with_percentiles(times.collect()))
+}
+
+/// When the first suppressed send to each person was produced. A send that was allowed after one that was suppressed
+/// would be a leak, and is what the test suites look for; here each person's first counts.
+fn first_suppressed(config: &Config, sent: &[(u64, Instant)], stopped: &HashMap<u64, Instant>) -> Result<HashMap<u64, Instant>, BenchError> {
+    let mut first: HashMap<u64, Instant> = HashMap::new();
+    let mut reader =
+        Follower::new(&config.connection, "stopgate-bench", &config.sends[0].suppressed, &vec![0; config.topics.partitions as usize])?;
+    let deadline = Instant::now() + PATIENCE;
+    while first.len() < stopped.len() && Instant::now() < deadline {
+        reader.turn(Duration::from_millis(20), |records| {
+            for record in records {
+                let value: serde_json::Value = serde_json::from_slice(record.value.unwrap_or_default()).unwrap_or_default();
+                let number = value["id"].as_str().and_then(|id| id.strip_prefix('s')?.parse::<usize>().ok());
+                if let Some((person, at)) = number.and_then(|number| sent.get(number)) {
+                    first.entry(*person).and_modify(|first| *first = (*first).min(*at)).or_insert(*at);
+                }
+            }
+        })?;
+    }
+    Ok(first)
+}

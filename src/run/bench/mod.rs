@@ -1,0 +1,339 @@
+//! `stopgate bench`: every speed claim, measured on the user's own broker.
+//!
+//! Each measurement makes topics of its own, fills them, copies them with the client's bare loop (the
+//! yardstick), does its work beside that, and removes all again. Machines are noisy: what counts is the ratio to the
+//! copy of the same run, and the processor time of a record.
+
+mod fill;
+mod latency;
+mod report;
+mod usage;
+
+pub use report::Report;
+
+use super::layout::Brokers;
+use super::progress;
+use super::service::{self, Failure};
+use super::stop::Stop;
+use super::topics::{self, TopicsError};
+use crate::config::{Config, Overrides, RawConfig, RawInbound, RawSends, Verb};
+use crate::kafka::admin::Admin;
+use crate::kafka::copy::copy;
+use crate::kafka::offsets::{OffsetsClient, Unknown};
+use crate::kafka::{Connection, EdgeError};
+use crate::metrics::{Metrics, StageOutcome};
+use crate::record::TopicName;
+use std::io::Write;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use usage::Stretch;
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measured {
+    /// Write opt-outs and sends.
+    Fill,
+    /// Stage 2, exactly-once and fenced, against the bare copy.
+    Filter,
+    /// Stage 1 on JSON messages.
+    Detect,
+    /// Reading the opt-outs topic into the set.
+    Restore,
+    /// From a STOP until no send passes, under a steady load.
+    Latency,
+    /// The client's bare loop: read and write.
+    Copy,
+}
+
+/// How much of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    pub opt_outs: u64,
+    /// Sends, or messages for detect.
+    pub sends: u64,
+    pub partitions: u32,
+}
+
+/// Where and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub size: Size,
+    pub workers: u32,
+    /// Topics stay.
+    pub keep: bool,
+    pub json: bool,
+}
+
+/// Why nothing was measured.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    #[error(transparent)]
+    Edge(#[from] EdgeError),
+    #[error(transparent)]
+    Offsets(#[from] Unknown),
+    #[error(transparent)]
+    Topics(#[from] TopicsError),
+    #[error(transparent)]
+    Output(#[from] std::io::Error),
+    #[error("the measurement's own configuration: {0}")]
+    Config(#[from] crate::config::Problems),
+    #[error("the service ended: {0}")]
+    Service(#[from] Failure),
+    #[error("nothing more was decided for {} s", PATIENCE.as_secs())]
+    Stalled,
+}
+
+const QUERY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long nothing may happen.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often the counters are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// Fills the topics that the configuration names, for others to measure the service with.
+pub fn fill_default_topics(config: &Config, options: &Options, out: &mut impl Write) -> Result<(), BenchError> {
+    topics::create(config, &mut std::io::sink())?;
+    fill(config, options, out)
+}
+
+/// Measures on topics of its own, and removes them again unless they are to be kept. `raw` says how to reach the
+/// brokers; everything else of it is replaced.
+pub fn run(raw: &RawConfig, bootstrap: &str, measured: Measured, options: &Options, out: &mut impl Write) -> Result<(), BenchError> {
+    let config = own(raw, bootstrap, measured, options)?;
+    topics::create(&config, &mut std::io::sink())?;
+    let result = match measured {
+        Measured::Fill => fill(&config, options, out),
+        Measured::Filter => filter(&config, options, out),
+        Measured::Detect => detect(&config, options, out),
+        Measured::Restore => restore(&config, options, out),
+        Measured::Latency => latency::measure(&config, options.size.opt_outs).map(|report| tell(&report, options, out)).and_then(|told| told),
+        Measured::Copy => fill_sends(&config, options).and_then(|()| copied(&config, options, out)).map(|_| ()),
+    };
+    if options.keep {
+        // Asked for: who keeps topics wants their names, and JSON on standard output stays JSON.
+        writeln!(std::io::stderr(), "kept: topics that begin with {}", config.filter_group)?;
+    } else {
+        remove(&config)?;
+    }
+    result
+}
+
+/// A configuration whose topics, groups and instance are this run's alone.
+fn own(raw: &RawConfig, bootstrap: &str, measured: Measured, options: &Options) -> Result<Config, BenchError> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let prefix = format!("stopgate-bench-{:x}", since.as_millis());
+    let mut own = RawConfig::default();
+    own.kafka.clone_from(&raw.kafka);
+    let topic = |name: &str| format!("{prefix}.{name}");
+    (own.topics.opt_outs, own.topics.replies, own.topics.reviews) = (topic("opt-outs"), topic("replies"), topic("reviews"));
+    (own.topics.decisions, own.topics.dead_letters) = (topic("decisions"), topic("dead-letters"));
+    own.topics.partitions = options.size.partitions;
+    own.topics.replication = raw.topics.replication;
+    (own.groups.detect, own.groups.filter) = (format!("{prefix}-detect"), prefix.clone());
+    own.inbound = vec![RawInbound::json(topic("inbound"))];
+    own.sends = vec![RawSends::named(topic("sends"))];
+    let overrides = Overrides {
+        bootstrap: Some(bootstrap.to_owned()),
+        instance: Some("bench".to_owned()),
+        workers: Some(options.workers),
+        http: Some("off".to_owned()),
+        ..Overrides::default()
+    };
+    let verb = if measured == Measured::Detect { Verb::Detect } else { Verb::Run };
+    Ok(own.overridden(overrides).check(verb, "bench")?)
+}
+
+fn remove(config: &Config) -> Result<(), BenchError> {
+    let admin = Admin::new(&config.connection, QUERY_TIMEOUT)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let topics: Vec<&str> = config.all_topics().into_iter().map(|topic| &**topic).collect();
+    runtime.block_on(admin.delete(&topics))?;
+    Ok(())
+}
+
+fn tell(report: &Report, options: &Options, out: &mut impl Write) -> Result<(), BenchError> {
+    report.write(options.json, out)?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Shows how far a piece of work has come while it is done.
+fn shown<T>(what: &'static str, length: u64, work: impl FnOnce(&dyn Fn(u64)) -> Result<T, EdgeError>) -> Result<T, BenchError> {
+    let bar = progress::bar(what, Some(length));
+    Ok(work(&|done| bar.set_position(done))?)
+}
+
+fn sends_topic(config: &Config) -> &TopicName {
+    &config.sends[0].input.name
+}
+
+fn partitions(connection: &Connection, topic: &str) -> Result<u32, BenchError> {
+    let offsets = OffsetsClient::new(connection, "stopgate-bench")?;
+    Ok(offsets.partitions(topic, QUERY_TIMEOUT)?.ok_or(Unknown::Topic)?)
+}
+
+fn fill_opt_outs(config: &Config, options: &Options) -> Result<(), BenchError> {
+    let topic = &config.topics.opt_outs;
+    let (connection, count) = (&config.connection, options.size.opt_outs);
+    let partitions = partitions(connection, topic)?;
+    shown("writing opt-outs", count, |progress| fill::opt_outs(connection, topic, partitions, count, progress))
+}
+
+fn fill_sends(config: &Config, options: &Options) -> Result<(), BenchError> {
+    let topic = sends_topic(config);
+    let (connection, Size { opt_outs, sends, .. }) = (&config.connection, options.size);
+    let (partitions, range) = (partitions(connection, topic)?, fill::range_of(opt_outs));
+    shown("writing sends", sends, |progress| fill::sends(connection, topic, partitions, sends, range, progress))
+}
+
+fn fill(config: &Config, options: &Options, out: &mut impl Write) -> Result<(), BenchError> {
+    let stretch = Stretch::begin();
+    fill_opt_outs(config, options)?;
+    fill_sends(config, options)?;
+    tell(&Report::new("fill", options.size.opt_outs + options.size.sends, stretch.taken()), options, out)
+}
+
+/// The yardstick: the sends of this run, copied by the bare loop.
+fn copied(config: &Config, options: &Options, out: &mut impl Write) -> Result<Report, BenchError> {
+    copied_from(config, sends_topic(config), options, out)
+}
+
+fn copied_from(config: &Config, topic: &TopicName, options: &Options, out: &mut impl Write) -> Result<Report, BenchError> {
+    let connection = &config.connection;
+    let offsets = OffsetsClient::new(connection, "stopgate-bench")?;
+    let count = partitions(connection, topic)?;
+    let ends = offsets.ends(topic, count, QUERY_TIMEOUT)?;
+    // A topic of the same partition count, for nothing else.
+    let copies: TopicName = format!("{topic}.copy").into();
+    let admin = Admin::new(connection, QUERY_TIMEOUT)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (brokers, existing) = admin.cluster()?;
+    let Some(mut wanted) = topics::wanted(config, brokers, &existing).into_iter().find(|wanted| *wanted.name == **topic) else {
+        unreachable!("the topic is one of the configuration's own");
+    };
+    wanted.name = copies.to_string();
+    runtime.block_on(admin.create(&wanted))?;
+    let wanted: u64 = ends.as_slice().iter().sum();
+    let stretch = Stretch::begin();
+    let copied = shown("copying", wanted, |progress| copy(connection, topic, &copies, ends.as_slice(), progress));
+    let report = copied.map(|records| Report::new("copy", records, stretch.taken()));
+    runtime.block_on(admin.delete(&[&copies]))?;
+    let report = report?;
+    tell(&report, options, out)?;
+    Ok(report)
+}
+
+/// The service under measurement, as users run it.
+struct Service {
+    metrics: Arc<Metrics>,
+    stop: Stop,
+    thread: JoinHandle<Result<(), Failure>>,
+}
+
+impl Service {
+    fn start(config: &Config, verb: Verb) -> Self {
+        let (metrics, stop) = (Arc::new(Metrics::new()), Stop::default());
+        let thread = {
+            let (config, metrics, stop) = (config.clone(), metrics.clone(), stop.clone());
+            thread::spawn(move || service::run(config, verb, Brokers::Real, metrics, &stop))
+        };
+        Self { metrics, stop, thread }
+    }
+
+    /// Records of a stage that have their outcome.
+    fn decided(&self, stage: &'static str) -> u64 {
+        let outcomes = ["allowed", "suppressed", "acted", "ignored", "dead-letter"];
+        outcomes.iter().map(|outcome| self.metrics.records.get_or_create(&StageOutcome { stage, outcome }).get()).sum()
+    }
+
+    /// Seconds that workers have waited for the fence so far.
+    fn fence_wait_seconds(&self) -> f64 {
+        // The client library tells a histogram's sum in its exposition alone.
+        let text = self.metrics.to_text();
+        let sum = text.lines().find_map(|line| line.strip_prefix("stopgate_fence_wait_seconds_sum "));
+        sum.and_then(|sum| sum.parse().ok()).unwrap_or_default()
+    }
+
+    /// Waits until a measure grows to `wanted`.
+    fn wait(&self, what: &'static str, wanted: u64, reached: impl Fn() -> u64) -> Result<(), BenchError> {
+        let bar = progress::bar(what, Some(wanted));
+        let (mut last, mut moved) = (0, Instant::now());
+        loop {
+            let now = reached();
+            bar.set_position(now);
+            if now >= wanted {
+                return Ok(());
+            }
+            if now != last {
+                (last, moved) = (now, Instant::now());
+            }
+            if moved.elapsed() > PATIENCE || self.thread.is_finished() {
+                return Err(BenchError::Stalled);
+            }
+            thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    fn end(self) -> Result<(), BenchError> {
+        self.stop.ask();
+        Ok(self.thread.join().unwrap_or_else(|_| Err(Failure::Failed("a thread panicked".to_owned())))?)
+    }
+}
+
+/// Runs a stage over a whole topic; from its first outcome to the commit of its last.
+fn stage(config: &Config, verb: Verb, stage: &'static str, group: &str, topic: &TopicName) -> Result<Report, BenchError> {
+    let offsets = OffsetsClient::new(&config.connection, group)?;
+    let count = partitions(&config.connection, topic)?;
+    let ends = offsets.ends(topic, count, QUERY_TIMEOUT)?;
+    let wanted: u64 = ends.as_slice().iter().sum();
+    let service = Service::start(config, verb);
+    let waited = || -> Result<Report, BenchError> {
+        service.wait("starting", 1, || u64::from(service.decided(stage) > 0))?;
+        let (stretch, fenced_before) = (Stretch::begin(), service.fence_wait_seconds());
+        service.wait(stage, wanted, || service.decided(stage))?;
+        while !offsets.committed(topic, count, QUERY_TIMEOUT)?.iter().zip(ends.as_slice()).all(|(committed, end)| committed.unwrap_or(0) >= *end)
+        {
+            thread::sleep(LOOK_EVERY);
+        }
+        let taken = stretch.taken();
+        let mut report = Report::new(stage, wanted, taken);
+        report.fence_wait_share = Some((service.fence_wait_seconds() - fenced_before) / taken.elapsed.as_secs_f64());
+        Ok(report)
+    };
+    let report = waited();
+    service.end()?;
+    report
+}
+
+fn filter(config: &Config, options: &Options, out: &mut impl Write) -> Result<(), BenchError> {
+    fill_opt_outs(config, options)?;
+    fill_sends(config, options)?;
+    let copy = copied(config, options, out)?;
+    let report = stage(config, Verb::Filter, "filter", &config.filter_group, sends_topic(config))?;
+    tell(&report.beside(&copy), options, out)
+}
+
+fn detect(config: &Config, options: &Options, out: &mut impl Write) -> Result<(), BenchError> {
+    let topic = &config.inbound[0].0;
+    let (connection, count) = (&config.connection, options.size.sends);
+    let partitions = partitions(connection, topic)?;
+    shown("writing messages", count, |progress| fill::messages(connection, topic, partitions, count, progress))?;
+    let copy = copied_from(config, topic, options, out)?;
+    let report = stage(config, Verb::Detect, "detect", &config.detect_group, topic)?;
+    tell(&report.beside(&copy), options, out)
+}
+
+fn restore(config: &Config, options: &Options, out: &mut impl Write) -> Result<(), BenchError> {
+    fill_opt_outs(config, options)?;
+    let copy = copied_from(config, &config.topics.opt_outs, options, out)?;
+    let service = Service::start(config, Verb::Filter);
+    let count = options.size.opt_outs;
+    let stretch = Stretch::begin();
+    let waited = service.wait("restoring", 1, || u64::from(service.metrics.restored.get() > 0));
+    let mut taken = stretch.taken();
+    taken.elapsed = Duration::from_secs_f64(service.metrics.restore_seconds.get());
+    let report = Report::new("restore", count, taken);
+    service.end()?;
+    waited?;
+    tell(&report.beside(&copy), options, out)
+}
