@@ -1,6 +1,6 @@
 //! Reads all partitions of one topic from given offsets and goes on for ever: what fills and keeps the view.
 
-use super::ffi::{BatchConsumer, Consumed};
+use super::ffi::consume::{BatchConsumer, Consumed};
 use super::{Connection, EdgeError, LogOnly};
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};

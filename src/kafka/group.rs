@@ -4,15 +4,16 @@
 //! gives partitions itself, at offsets that it has looked up itself: a missing position is the beginning of the log, a
 //! position that the log no longer holds is a hold. Nothing is ever skipped by a reset policy.
 
+use super::ffi::consume::{Consumed, MemberQueue};
 use super::offsets::OffsetsClient;
-use super::{Connection, EdgeError, ffi};
+use super::{Connection, EdgeError};
 use crate::record::{Header, Rebalance, Record, TopicName, TopicPartition};
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -58,11 +59,11 @@ impl ConsumerContext for GroupContext {
 
 /// One received record, borrowed from the client.
 pub struct Received<'a> {
-    message: BorrowedMessage<'a>,
+    consumed: Consumed<'a>,
     topic: TopicName,
 }
 
-impl Received<'_> {
+impl<'a> Received<'a> {
     /// The topic it was read from.
     pub fn topic(&self) -> &TopicName {
         &self.topic
@@ -70,17 +71,17 @@ impl Received<'_> {
 
     /// Its partition.
     pub fn partition(&self) -> u32 {
-        u32::try_from(self.message.partition()).unwrap_or_default() // the client hands over no negative partition
+        self.consumed.partition().unwrap_or_default() // the client hands over no negative partition
     }
 
     /// Its offset.
     pub fn offset(&self) -> u64 {
-        u64::try_from(self.message.offset()).unwrap_or_default() // nor a negative offset
+        self.consumed.offset().unwrap_or_default() // nor a negative offset
     }
 
     /// Appends its headers; most records have none, and then nothing is allocated.
     pub fn headers<'h>(&'h self, out: &mut Vec<Header<'h>>) {
-        ffi::headers(&self.message, out);
+        self.consumed.headers(out);
     }
 
     /// The record with the headers that [`Received::headers`] found.
@@ -89,15 +90,15 @@ impl Received<'_> {
             topic: &self.topic,
             partition: self.partition(),
             offset: self.offset(),
-            timestamp_ms: self.message.timestamp().to_millis(),
-            key: self.message.key(),
-            value: self.message.payload(),
+            timestamp_ms: self.consumed.timestamp_ms(),
+            key: self.consumed.key(),
+            value: self.consumed.value(),
             headers,
         }
     }
 
-    pub(super) fn message(&self) -> &BorrowedMessage<'_> {
-        &self.message
+    pub(super) fn consumed(&self) -> &Consumed<'a> {
+        &self.consumed
     }
 }
 
@@ -122,8 +123,10 @@ pub enum Start {
     OutOfRange { committed: u64, beginning: u64, end: u64 },
 }
 
-/// A subscribed member of a consumer group.
+/// A subscribed member of a consumer group. For one thread.
 pub struct GroupConsumer {
+    // Dropped before `consumer`: fields are dropped in the order in which they are declared.
+    queue: RefCell<MemberQueue>,
     consumer: BaseConsumer<GroupContext>,
     topics: Vec<TopicName>,
 }
@@ -149,54 +152,56 @@ impl GroupConsumer {
         connection.set_defaults(&mut config, &defaults);
         let context = GroupContext { topics: topics.to_vec(), asked: Mutex::new(VecDeque::new()), leaving: AtomicBool::new(false) };
         let consumer: BaseConsumer<GroupContext> = config.create_with_context(context).map_err(EdgeError::from_kafka)?;
+        let queue = MemberQueue::new(&consumer).ok_or_else(|| EdgeError::Stop(KafkaError::ClientCreation("no queue".to_owned())))?;
         let names: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
         consumer.subscribe(&names).map_err(EdgeError::from_kafka)?;
-        Ok(Self { consumer, topics: topics.to_vec() })
+        Ok(Self { queue: RefCell::new(queue), consumer, topics: topics.to_vec() })
     }
 
-    /// Appends up to `max` records to `out`; waits at most `wait` for the first. Returns early when the group asks for
+    /// Appends up to `max` records to `out`; waits at most `wait` for the first. Returns at once when the group asks for
     /// something.
     pub fn receive<'a>(&'a self, wait: Duration, max: usize, out: &mut Vec<Received<'a>>) -> Result<Met, EdgeError> {
-        let mut wait = wait;
-        while out.len() < max {
-            match self.consumer.poll(wait) {
-                None => break,
-                Some(Ok(message)) => {
-                    let Some(topic) = self.topic_of(&message, out.last()) else { continue };
-                    out.push(Received { message, topic });
-                }
-                Some(Err(error)) => match error.rdkafka_error_code() {
-                    Some(
-                        RDKafkaErrorCode::AutoOffsetReset
-                        | RDKafkaErrorCode::OffsetOutOfRange
-                        | RDKafkaErrorCode::BadMessage
-                        | RDKafkaErrorCode::BadCompression
-                        | RDKafkaErrorCode::InvalidMessage,
-                    ) => return Ok(Met::Broken),
-                    Some(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::GroupAuthorizationFailed) => {
-                        return Err(EdgeError::Stop(error));
-                    }
-                    Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::FencedInstanceId) => return Err(EdgeError::Renew(error)),
-                    // Brokers restart, leaders move, topics appear late: the client goes on by itself.
+        // What is not a record: rebalances, which the context notes, and errors of the member.
+        while let Some(polled) = self.consumer.poll(Duration::ZERO) {
+            match polled {
+                // Partitions are led past this queue before they are taken, so nothing comes this way; should a record
+                // do so all the same, it is not lost: everything is read again.
+                Ok(_) => return Ok(Met::Broken),
+                Err(error) => match error.rdkafka_error_code() {
+                    Some(code) if meets(code)? == Met::Broken => return Ok(Met::Broken),
                     Some(_) | None => tracing::debug!(target: "stopgate::kafka", %error, "receiving continues"),
                 },
             }
-            if self.is_asked() {
-                break;
+        }
+        if self.is_asked() {
+            return Ok(Met::Nothing);
+        }
+        let mut consumed = Vec::new();
+        // SAFETY: `'a` borrows the client.
+        unsafe { self.queue.borrow().consume(wait, max, &mut consumed) };
+        out.reserve(consumed.len());
+        for consumed in consumed {
+            match consumed.error() {
+                Some(code) if meets(code)? == Met::Broken => return Ok(Met::Broken),
+                Some(error) => tracing::debug!(target: "stopgate::kafka", %error, "receiving continues"),
+                None => {
+                    let Some(topic) = self.topic_of(&consumed, out.last()) else { continue };
+                    out.push(Received { consumed, topic });
+                }
             }
-            wait = Duration::ZERO;
         }
         Ok(Met::Nothing)
     }
 
     /// Runs of one topic are the rule: the name is shared with the record before.
-    fn topic_of(&self, message: &BorrowedMessage<'_>, before: Option<&Received<'_>>) -> Option<TopicName> {
+    fn topic_of(&self, consumed: &Consumed<'_>, before: Option<&Received<'_>>) -> Option<TopicName> {
         if let Some(before) = before
-            && before.message.topic_ptr() == message.topic_ptr()
+            && before.consumed.topic_number() == consumed.topic_number()
         {
             return Some(before.topic.clone());
         }
-        self.topics.iter().find(|topic| ***topic == *message.topic()).cloned()
+        let name = consumed.topic()?;
+        self.topics.iter().find(|topic| ***topic == *name).cloned()
     }
 
     fn is_asked(&self) -> bool {
@@ -252,6 +257,9 @@ impl GroupConsumer {
     pub fn take(&self, starts: &[(TopicPartition, u64)], paused: &[TopicPartition]) -> Result<(), EdgeError> {
         let at = |offset: u64| Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX));
         let list = list(starts.iter().map(|(partition, offset)| (partition, at(*offset)))).map_err(EdgeError::from_kafka)?;
+        for ((topic, partition), _) in starts {
+            self.queue.borrow_mut().lead(&self.consumer, topic, *partition);
+        }
         self.consumer.incremental_assign(&list).map_err(EdgeError::from_kafka)?;
         if paused.is_empty() { Ok(()) } else { self.pause(paused) }
     }
@@ -261,7 +269,11 @@ impl GroupConsumer {
         let list = invalid(partitions)?;
         // A pause stays with the client's partition through giving and taking: it ends here.
         self.consumer.resume(&list).map_err(EdgeError::from_kafka)?;
-        self.consumer.incremental_unassign(&list).map_err(EdgeError::from_kafka)
+        self.consumer.incremental_unassign(&list).map_err(EdgeError::from_kafka)?;
+        for (topic, partition) in partitions {
+            self.queue.borrow_mut().leave(topic, *partition);
+        }
+        Ok(())
     }
 
     /// Goes back to these positions: what was fetched beyond them is read again. Taking the partitions anew is used
@@ -314,6 +326,23 @@ impl Drop for GroupConsumer {
     fn drop(&mut self) {
         // Closing asks for all partitions back, and waits until that was carried out.
         self.consumer.context().leaving.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What an error that came in place of a record means. All codes that are treated apart stand here.
+fn meets(code: RDKafkaErrorCode) -> Result<Met, EdgeError> {
+    match code {
+        RDKafkaErrorCode::AutoOffsetReset
+        | RDKafkaErrorCode::OffsetOutOfRange
+        | RDKafkaErrorCode::BadMessage
+        | RDKafkaErrorCode::BadCompression
+        | RDKafkaErrorCode::InvalidMessage => Ok(Met::Broken),
+        RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::GroupAuthorizationFailed => {
+            Err(EdgeError::Stop(KafkaError::MessageConsumption(code)))
+        }
+        RDKafkaErrorCode::Fatal | RDKafkaErrorCode::FencedInstanceId => Err(EdgeError::Renew(KafkaError::MessageConsumption(code))),
+        // Brokers restart, leaders move, topics appear late: the client goes on by itself.
+        _ => Ok(Met::Nothing),
     }
 }
 

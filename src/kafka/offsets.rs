@@ -137,7 +137,7 @@ impl OffsetsClient {
 
     /// Which topic it is, and how many partitions it has; `None` where no broker answers, or none knows such a topic.
     pub fn describe(&self, topic: &str, timeout: Duration) -> Option<Described> {
-        super::ffi::describe_topic(&self.consumer, topic, timeout)
+        super::ffi::describe::describe_topic(&self.consumer, topic, timeout)
     }
 }
 

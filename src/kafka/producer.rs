@@ -3,17 +3,18 @@
 //! An open transaction hides all that was written above it from `read_committed` readers, so consent records are never
 //! written in one: the fence would have to wait for it.
 
+use super::ffi::produce::{NewHeaders as HeaderList, NewRecord, TopicHandle};
 use super::group::{GroupConsumer, Received, list};
-use super::{Connection, EdgeError};
-use crate::record::{Produce, TopicPartition};
+use super::{Connection, EdgeError, ffi};
+use crate::record::{Produce, TopicName, TopicPartition};
 use rdkafka::Offset;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedHeaders, Header as NewHeader, Message, OwnedHeaders};
+use rdkafka::message::{Header as NewHeader, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long one poll of a draining producer waits: a poll takes its whole time.
@@ -41,11 +42,11 @@ impl Limits {
 /// A header to be added to a record.
 pub type NewHeaders<'a> = &'a [(&'static str, String)];
 
-fn with_headers(existing: Option<OwnedHeaders>, new: NewHeaders<'_>) -> Option<OwnedHeaders> {
+fn owned_headers(new: NewHeaders<'_>) -> Option<OwnedHeaders> {
     if new.is_empty() {
-        return existing;
+        return None;
     }
-    let mut headers = existing.unwrap_or_else(|| OwnedHeaders::new_with_capacity(new.len()));
+    let mut headers = OwnedHeaders::new_with_capacity(new.len());
     for (name, value) in new {
         headers = headers.insert(NewHeader { key: name, value: Some(value.as_bytes()) });
     }
@@ -54,6 +55,8 @@ fn with_headers(existing: Option<OwnedHeaders>, new: NewHeaders<'_>) -> Option<O
 
 /// The transactional producer of one worker.
 pub struct TransactionalProducer {
+    // Dropped before `producer`: fields are dropped in the order in which they are declared.
+    handles: RefCell<Vec<(TopicName, TopicHandle)>>,
     producer: BaseProducer<TransactionContext>,
 }
 
@@ -81,7 +84,7 @@ impl TransactionalProducer {
         connection.set_defaults(&mut config, &defaults);
         let producer: BaseProducer<TransactionContext> = config.create_with_context(TransactionContext).map_err(EdgeError::from_kafka)?;
         producer.init_transactions(timeout).map_err(EdgeError::from_kafka)?;
-        Ok(Self { producer })
+        Ok(Self { handles: RefCell::new(Vec::new()), producer })
     }
 
     /// Begins a transaction.
@@ -90,59 +93,53 @@ impl TransactionalProducer {
     }
 
     /// Passes a received record on: key, value, timestamp and headers as they are, with headers added.
-    pub fn forward(&self, received: &Received<'_>, topic: &str, partition: u32, new: NewHeaders<'_>) -> Result<(), EdgeError> {
-        let message = received.message();
-        let headers = with_headers(message.headers().map(BorrowedHeaders::detach), new);
-        let record = BaseRecord::<[u8], [u8]> {
-            topic,
-            partition: Some(partition as i32),
-            payload: message.payload(),
-            key: message.key(),
-            timestamp: message.timestamp().to_millis(),
-            headers,
-            delivery_opaque: (),
-        };
-        self.send(record)
+    pub fn forward(&self, received: &Received<'_>, topic: &TopicName, partition: u32, new: NewHeaders<'_>) -> Result<(), EdgeError> {
+        let consumed = received.consumed();
+        let record = NewRecord { partition, key: consumed.key(), value: consumed.value(), timestamp_ms: consumed.timestamp_ms() };
+        self.send(topic, &record, HeaderList::of(Some(consumed), new))
     }
 
     /// Passes a received record on without its value: for what no topic can hold.
-    pub fn forward_without_value(&self, received: &Received<'_>, topic: &str, partition: u32, new: NewHeaders<'_>) -> Result<(), EdgeError> {
-        let headers = with_headers(None, new);
-        self.send(BaseRecord::<[u8], [u8]> {
-            topic,
-            partition: Some(partition as i32),
-            payload: None,
-            key: None,
-            timestamp: received.message().timestamp().to_millis(),
-            headers,
-            delivery_opaque: (),
-        })
+    pub fn forward_without_value(
+        &self,
+        received: &Received<'_>,
+        topic: &TopicName,
+        partition: u32,
+        new: NewHeaders<'_>,
+    ) -> Result<(), EdgeError> {
+        let record = NewRecord { partition, key: None, value: None, timestamp_ms: received.consumed().timestamp_ms() };
+        self.send(topic, &record, HeaderList::of(None, new))
     }
 
     /// Writes a record of the stage's own making.
     pub fn produce(&self, produce: &Produce) -> Result<(), EdgeError> {
-        self.send(BaseRecord::<[u8], [u8]> {
-            topic: &produce.topic,
-            partition: Some(produce.partition as i32),
-            payload: produce.value.as_deref(),
-            key: produce.key.as_deref(),
-            timestamp: None,
-            headers: with_headers(None, &produce.headers),
-            delivery_opaque: (),
-        })
+        let record =
+            NewRecord { partition: produce.partition, key: produce.key.as_deref(), value: produce.value.as_deref(), timestamp_ms: None };
+        self.send(&produce.topic, &record, HeaderList::of(None, &produce.headers))
     }
 
-    fn send(&self, record: BaseRecord<'_, [u8], [u8]>) -> Result<(), EdgeError> {
-        let mut record = record;
+    fn send(&self, topic: &TopicName, record: &NewRecord<'_>, headers: Option<HeaderList>) -> Result<(), EdgeError> {
+        let client = self.producer.client().native_ptr();
+        let mut headers = headers;
+        let mut handles = self.handles.borrow_mut();
+        let known = handles.iter().position(|(name, _)| Arc::ptr_eq(name, topic) || name == topic);
+        let place = match known {
+            Some(place) => place,
+            None => {
+                // SAFETY: the client is valid, and outlives the handles (see the struct).
+                let handle = unsafe { TopicHandle::new(client, topic) };
+                let no_handle = || EdgeError::Abort(KafkaError::MessageProduction(RDKafkaErrorCode::UnknownTopic));
+                handles.push((topic.clone(), handle.ok_or_else(no_handle)?));
+                handles.len() - 1
+            }
+        };
         loop {
-            match self.producer.send(record) {
+            // SAFETY: the client is valid, and the handle is its own.
+            match unsafe { ffi::produce::produce(client, &handles[place].1, record, &mut headers) } {
                 Ok(()) => return Ok(()),
                 // The client's own queue is full: the brokers set the pace.
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
-                    self.producer.poll(DRAIN_POLL);
-                    record = back;
-                }
-                Err((error, _)) => return Err(EdgeError::Abort(error)),
+                Err(RDKafkaErrorCode::QueueFull) => self.producer.poll(DRAIN_POLL),
+                Err(code) => return Err(EdgeError::Abort(KafkaError::MessageProduction(code))),
             }
         }
     }
@@ -255,7 +252,7 @@ impl IdempotentProducer {
             payload: produce.value.as_deref(),
             key: produce.key.as_deref(),
             timestamp: None,
-            headers: with_headers(None, &produce.headers),
+            headers: owned_headers(&produce.headers),
             delivery_opaque: number,
         };
         loop {
