@@ -6,7 +6,6 @@ use crate::kafka::EdgeError;
 use crate::kafka::offsets::{Offsets, OffsetsClient, Unknown};
 use crate::metrics::Metrics;
 use crate::record::TopicName;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -56,32 +55,65 @@ impl fmt::Display for Waiting {
     }
 }
 
-/// One worker's way of asking.
-pub struct Fence {
-    view: Arc<SharedView>,
-    metrics: Arc<Metrics>,
-    offsets: OffsetsClient,
-    opt_outs: TopicName,
-    /// At level `inbound`: the inbound topics with their partition counts, asked as stage 1's group.
-    inbound: Option<(OffsetsClient, BTreeMap<TopicName, u32>)>,
+/// Whom the fence asks, as one group: the brokers, or whatever stands in for them.
+pub trait Logs {
+    /// How many partitions a topic has; `None` where the brokers do not know it.
+    fn partitions(&self, topic: &str) -> Result<Option<u32>, EdgeError>;
+
+    /// The end (next offset to be written) of every partition, records of open transactions included.
+    fn ends(&self, topic: &str, partitions: u32) -> Result<Offsets, Unknown>;
+
+    /// The group's committed position in every partition; `None` where it never committed.
+    fn committed(&self, topic: &str, partitions: u32) -> Result<Vec<Option<u64>>, Unknown>;
 }
 
 /// How long one question may take, and how soon stage 1's positions are asked for again.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(2);
 
+impl Logs for OffsetsClient {
+    fn partitions(&self, topic: &str) -> Result<Option<u32>, EdgeError> {
+        self.partitions(topic, QUERY_TIMEOUT)
+    }
+
+    fn ends(&self, topic: &str, partitions: u32) -> Result<Offsets, Unknown> {
+        self.ends(topic, partitions, QUERY_TIMEOUT)
+    }
+
+    fn committed(&self, topic: &str, partitions: u32) -> Result<Vec<Option<u64>>, Unknown> {
+        self.committed(topic, partitions, QUERY_TIMEOUT)
+    }
+}
+
+/// One worker's way of asking.
+pub struct Fence<L = OffsetsClient> {
+    view: Arc<SharedView>,
+    metrics: Arc<Metrics>,
+    logs: L,
+    opt_outs: TopicName,
+    /// At level `inbound`: the inbound topics, asked as stage 1's group.
+    inbound: Option<(L, Vec<TopicName>)>,
+}
+
 impl Fence {
     /// A fence of the given level, with clients of its own.
     pub fn new(config: &Config, level: FenceLevel, view: Arc<SharedView>, metrics: Arc<Metrics>) -> Result<Self, EdgeError> {
-        let offsets = OffsetsClient::new(&config.connection, &config.filter_group)?;
+        let logs = OffsetsClient::new(&config.connection, &config.filter_group)?;
         let inbound = match level {
             FenceLevel::OptOuts => None,
             FenceLevel::Inbound => {
                 let client = OffsetsClient::new(&config.connection, &config.detect_group)?;
-                Some((client, config.inbound.iter().map(|(topic, _)| (topic.clone(), 0)).collect()))
+                Some((client, config.inbound.iter().map(|(topic, _)| topic.clone()).collect()))
             }
         };
-        Ok(Self { view, metrics, offsets, opt_outs: config.topics.opt_outs.clone(), inbound })
+        Ok(Self::over(logs, config.topics.opt_outs.clone(), inbound, view, metrics))
+    }
+}
+
+impl<L: Logs> Fence<L> {
+    /// A fence that asks these logs; with inbound topics, and whom to ask about them as stage 1, of level `inbound`.
+    pub fn over(logs: L, opt_outs: TopicName, inbound: Option<(L, Vec<TopicName>)>, view: Arc<SharedView>, metrics: Arc<Metrics>) -> Self {
+        Self { view, metrics, logs, opt_outs, inbound }
     }
 
     /// Asks the ends now and waits for them, at most so long. What was received before this call may be decided after
@@ -94,27 +126,22 @@ impl Fence {
         passed
     }
 
-    fn pass_until(&mut self, deadline: Instant) -> Result<Passed, Waiting> {
-        if let Some((client, topics)) = &mut self.inbound {
-            for (topic, partitions) in topics {
-                wait_for_detect(client, topic, partitions, deadline)?;
-            }
+    fn pass_until(&self, deadline: Instant) -> Result<Passed, Waiting> {
+        if let Some((logs, topics)) = &self.inbound {
+            topics.iter().try_for_each(|topic| wait_for_detect(logs, topic, deadline))?;
         }
         let before = self.view.applied();
         // A partition that was added may hold an opt-out that no known partition's end tells of.
         self.has_the_partitions_of_the_view(&before)?;
-        let ends = self.offsets.ends(&self.opt_outs, before.partitions(), QUERY_TIMEOUT).map_err(Waiting::Unknown)?;
+        let ends = self.logs.ends(&self.opt_outs, before.partitions()).map_err(Waiting::Unknown)?;
         self.metrics.applied_lag_records.set(before.lag(&ends) as i64);
         self.view.wait(&ends, &before, deadline).map_err(Waiting::View)
     }
-}
 
-impl Fence {
     /// Whether the topic still has the partitions that were read. (A topic that was made anew is found by its id, which
     /// takes ten times as long to ask for: the applying thread does, every second; here its lower end shows.)
     fn has_the_partitions_of_the_view(&self, before: &Applied) -> Result<(), Waiting> {
-        let partitions = self.offsets.partitions(&self.opt_outs, QUERY_TIMEOUT).map_err(|error| Waiting::Unknown(Unknown::Query(error)))?;
-        match partitions {
+        match self.logs.partitions(&self.opt_outs).map_err(|error| Waiting::Unknown(Unknown::Query(error)))? {
             None => Err(Waiting::Unknown(Unknown::Topic)),
             Some(count) if count == before.partitions() => Ok(()),
             Some(_) => Err(Waiting::View(Closed::View("the partition count of opt-outs changed"))),
@@ -123,16 +150,16 @@ impl Fence {
 }
 
 /// Waits until stage 1 has committed positions up to where the inbound topic ends now.
-fn wait_for_detect(client: &OffsetsClient, topic: &TopicName, partitions: &mut u32, deadline: Instant) -> Result<(), Waiting> {
+fn wait_for_detect(logs: &impl Logs, topic: &TopicName, deadline: Instant) -> Result<(), Waiting> {
     // A topic may gain partitions at any time, and the newest may hold the message that matters: count anew each time.
     let unknown = |error| Waiting::Unknown(Unknown::Query(error));
-    *partitions = client.partitions(topic, QUERY_TIMEOUT).map_err(unknown)?.ok_or(Waiting::Unknown(Unknown::Partition(0)))?;
-    let ends: Offsets = client.ends(topic, *partitions, QUERY_TIMEOUT).map_err(Waiting::Unknown)?;
+    let partitions = logs.partitions(topic).map_err(unknown)?.ok_or(Waiting::Unknown(Unknown::Topic))?;
+    let ends: Offsets = logs.ends(topic, partitions).map_err(Waiting::Unknown)?;
     loop {
-        let committed = client.committed(topic, *partitions, QUERY_TIMEOUT).map_err(Waiting::Unknown)?;
+        let committed = logs.committed(topic, partitions).map_err(Waiting::Unknown)?;
         let late = (0..).zip(committed.iter().zip(ends.as_slice())).find(|(_, (committed, end))| committed.unwrap_or(0) < **end);
         let Some((partition, (&committed_there, &end))) = late else {
-            return if exceeds(&committed, &ends) { wait_out_beyond(client, topic, &committed) } else { Ok(()) };
+            return if exceeds(&committed, &ends) { wait_out_beyond(logs, topic, &committed) } else { Ok(()) };
         };
         if Instant::now() >= deadline {
             return Err(Waiting::Detect { topic: topic.clone(), partition, committed: committed_there, end });
@@ -147,8 +174,8 @@ fn exceeds(committed: &[Option<u64>], ends: &Offsets) -> bool {
 
 /// A position beyond the end that was asked for first may be honest: more was written and read since. Beyond an end
 /// that was asked for after it, it belongs to a log that was deleted or cut.
-fn wait_out_beyond(client: &OffsetsClient, topic: &TopicName, committed: &[Option<u64>]) -> Result<(), Waiting> {
-    let ends = client.ends(topic, committed.len() as u32, QUERY_TIMEOUT).map_err(Waiting::Unknown)?;
+fn wait_out_beyond(logs: &impl Logs, topic: &TopicName, committed: &[Option<u64>]) -> Result<(), Waiting> {
+    let ends = logs.ends(topic, committed.len() as u32).map_err(Waiting::Unknown)?;
     let beyond = (0..)
         .zip(committed.iter().zip(ends.as_slice()))
         .find_map(|(partition, (committed, end))| committed.filter(|committed| committed > end).map(|committed| (partition, committed, *end)));

@@ -13,7 +13,7 @@ use crate::kafka::EdgeError;
 use crate::kafka::follower::{Followed, Follower, Turn};
 use crate::kafka::offsets::OffsetsClient;
 use crate::metrics::{Metrics, Part};
-use crate::wire::consent::{ConsentChange, decode_key, decode_value, encode_key};
+use crate::stage::apply::{Effect, Written, apply};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -199,37 +199,27 @@ impl Follow {
 
     fn apply_one(&self, view: &mut ConsentView, record: &Followed<'_>, now: Option<SystemTime>, poison: &mut BTreeSet<Position>) {
         let at = Position { partition: record.partition, offset: record.offset };
-        let Ok(key) = decode_key(record.key.unwrap_or_default(), &self.config.businesses) else {
-            self.metrics.consent_unreadable.get_or_create(&Part { part: "key" }).inc();
-            if !self.config.acknowledged_poison.contains(&at) {
-                tracing::error!(position = %at, "unreadable key on opt-outs: the fence is closed");
-                poison.insert(at);
-            }
-            return;
-        };
-        let applied = match decode_value(record.value, record.timestamp_ms, at) {
-            ConsentChange::Erasure => {
-                // The tombstone of an alias of a key erases that alias alone: what stands under the canonical key is on
-                // the topic still.
-                if encode_key(&key).as_bytes() == record.key.unwrap_or_default() {
-                    view.erase(&key);
+        let written = Written { at, timestamp_ms: record.timestamp_ms, key: record.key, value: record.value };
+        match apply(view, &written, &self.config.businesses) {
+            Effect::UnreadableKey => {
+                self.metrics.consent_unreadable.get_or_create(&Part { part: "key" }).inc();
+                if !self.config.acknowledged_poison.contains(&at) {
+                    tracing::error!(position = %at, "unreadable key on opt-outs: the fence is closed");
+                    poison.insert(at);
                 }
-                return;
             }
-            ConsentChange::Unreadable(act) => {
-                self.metrics.consent_unreadable.get_or_create(&Part { part: "value" }).inc();
-                tracing::error!(position = %at, "unreadable value on opt-outs: it counts as an opt-out of its key");
-                view.apply(&key, act, "")
-            }
-            ConsentChange::Act { act, provider_message_id } => {
-                if let Some(now) = now.filter(|_| act.state == ConsentState::OptedOut) {
+            Effect::Erased => {}
+            Effect::Applied { act, applied, readable } => {
+                if !readable {
+                    self.metrics.consent_unreadable.get_or_create(&Part { part: "value" }).inc();
+                    tracing::error!(position = %at, "unreadable value on opt-outs: it counts as an opt-out of its key");
+                } else if let Some(now) = now.filter(|_| act.state == ConsentState::OptedOut) {
                     self.metrics.opt_out_effective_seconds.observe(seconds_since(act.occurred_at, now));
                 }
-                view.apply(&key, act, &provider_message_id)
+                if applied == Applied::Older {
+                    self.metrics.consent_older_acts.inc();
+                }
             }
-        };
-        if applied == Applied::Older {
-            self.metrics.consent_older_acts.inc();
         }
     }
 

@@ -1,5 +1,6 @@
 //! Record → one total outcome: decode, look up, decide, say what is to be written. Synchronous, without clock or logs.
 
+pub mod apply;
 pub mod detect;
 pub mod filter;
 pub mod worker;
