@@ -37,6 +37,10 @@ impl Identity {
         if text.len() > MAX_IDENTITY_BYTES + "phone:".len() {
             return Err(NotAnIdentity);
         }
+        if text.starts_with('+') {
+            // No prefix begins like this.
+            return Phone::parse(text).map(Self::Phone).ok_or(NotAnIdentity);
+        }
         match text.split_once(':') {
             Some(("phone", number)) => Phone::parse(number).map(Self::Phone).ok_or(NotAnIdentity),
             Some(("bsuid", id)) => Self::bsuid(id).ok_or(NotAnIdentity),

@@ -52,6 +52,12 @@ impl Phone {
     /// `15550100@s.whatsapp.net`, `15550100:7@s.whatsapp.net`. Only international numbers: without a country code no
     /// number can be told from another country's. `None` where it is not such a number.
     pub fn parse(text: &str) -> Option<Self> {
+        // `+` and digits: what campaign systems write, and all that most sends ask for.
+        if let Some(digits) = text.strip_prefix('+')
+            && digits.bytes().all(|byte| byte.is_ascii_digit())
+        {
+            return Self::of_spelt(Digits::new(digits)?);
+        }
         let text = text.trim();
         let text = text.strip_prefix("whatsapp:").or_else(|| text.strip_prefix("tel:")).unwrap_or(text).trim_start();
         let text = match text.split_once('@') {
@@ -74,6 +80,10 @@ impl Phone {
                 _ => return None,
             }
         }
+        Self::of_spelt(spelt)
+    }
+
+    fn of_spelt(spelt: Digits) -> Option<Self> {
         if spelt.as_bytes().len() < MIN_DIGITS || spelt.as_bytes().starts_with(b"0") {
             return None;
         }
@@ -129,6 +139,13 @@ impl Hash for Phone {
 }
 
 impl Digits {
+    /// `None` where there are too many.
+    fn new(digits: &str) -> Option<Self> {
+        let mut new = Self { digits: [0; MAX_DIGITS], len: digits.len() as u8 };
+        new.digits.get_mut(..digits.len())?.copy_from_slice(digits.as_bytes());
+        Some(new)
+    }
+
     fn as_bytes(&self) -> &[u8] {
         self.digits.get(..usize::from(self.len)).unwrap_or_default()
     }

@@ -13,7 +13,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMe
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -61,6 +61,8 @@ impl ConsumerContext for GroupContext {
 pub struct Received<'a> {
     consumed: Consumed<'a>,
     topic: TopicName,
+    /// It was looked through for headers and has none: the client would decode their absence each time anew.
+    bare: Cell<bool>,
 }
 
 impl<'a> Received<'a> {
@@ -81,7 +83,9 @@ impl<'a> Received<'a> {
 
     /// Appends its headers; most records have none, and then nothing is allocated.
     pub fn headers<'h>(&'h self, out: &mut Vec<Header<'h>>) {
+        let before = out.len();
         self.consumed.headers(out);
+        self.bare.set(out.len() == before);
     }
 
     /// The record with the headers that [`Received::headers`] found.
@@ -99,6 +103,11 @@ impl<'a> Received<'a> {
 
     pub(super) fn consumed(&self) -> &Consumed<'a> {
         &self.consumed
+    }
+
+    /// The record as the holder of headers; `None` where it is known to have none.
+    pub(super) fn with_headers(&self) -> Option<&Consumed<'a>> {
+        (!self.bare.get()).then_some(&self.consumed)
     }
 }
 
@@ -186,7 +195,7 @@ impl GroupConsumer {
                 Some(error) => tracing::debug!(target: "stopgate::kafka", %error, "receiving continues"),
                 None => {
                     let Some(topic) = self.topic_of(&consumed, out.last()) else { continue };
-                    out.push(Received { consumed, topic });
+                    out.push(Received { consumed, topic, bare: Cell::new(false) });
                 }
             }
         }

@@ -96,7 +96,7 @@ impl TransactionalProducer {
     pub fn forward(&self, received: &Received<'_>, topic: &TopicName, partition: u32, new: NewHeaders<'_>) -> Result<(), EdgeError> {
         let consumed = received.consumed();
         let record = NewRecord { partition, key: consumed.key(), value: consumed.value(), timestamp_ms: consumed.timestamp_ms() };
-        self.send(topic, &record, HeaderList::of(Some(consumed), new))
+        self.send(topic, &record, HeaderList::of(received.with_headers(), new))
     }
 
     /// Passes a received record on without its value: for what no topic can hold.

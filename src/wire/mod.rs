@@ -4,6 +4,7 @@
 
 pub mod consent;
 pub mod fields;
+mod flat;
 pub mod inbound;
 pub mod lexicon;
 pub mod partition;

@@ -114,10 +114,17 @@ impl SendDecoder {
 fn text(field: Option<FieldValue<'_>>) -> Result<Option<Cow<'_, str>>, DecodeError> {
     let text = match field {
         None => return Ok(None),
+        // Nothing to trim is the rule, and seen at the ends.
+        Some(FieldValue::Text(Cow::Borrowed(text))) if has_plain_ends(text) => Cow::Borrowed(text),
         Some(FieldValue::Text(Cow::Borrowed(text))) => Cow::Borrowed(text.trim()),
         Some(other) => Cow::Owned(other.to_text().ok_or(DecodeError::Malformed)?.trim().to_owned()),
     };
     Ok((!text.is_empty()).then_some(text))
+}
+
+fn has_plain_ends(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    bytes.first().is_some_and(u8::is_ascii_graphic) && bytes.last().is_some_and(u8::is_ascii_graphic)
 }
 
 /// The channel of that name. A send goes out on one: `*` names none.
