@@ -179,7 +179,7 @@ impl Metrics {
             "Sends of a business that no consent record names: nobody is protected against them",
             self.sends_unknown_business.clone(),
         );
-        registry.register("fence_wait_seconds", "Time between receiving a batch and deciding it", self.fence_wait_seconds.clone());
+        registry.register("fence_wait_seconds", "Time in which a worker did nothing but wait for its fence", self.fence_wait_seconds.clone());
         registry.register("holds", "Times a worker began to hold, by reason", self.holds.clone());
         registry.register("holding_workers", "Workers that hold their sends now", self.holding_workers.clone());
         registry.register("transactions", "Transactions by result", self.transactions.clone());

@@ -7,7 +7,7 @@ use crate::kafka::offsets::{Offsets, OffsetsClient, Unknown};
 use crate::metrics::Metrics;
 use crate::record::TopicName;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 /// Why a send cannot be decided yet.
@@ -146,6 +146,48 @@ impl<L: Logs> Fence<L> {
             Some(count) if count == before.partitions() => Ok(()),
             Some(_) => Err(Waiting::View(Closed::View("the partition count of opt-outs changed"))),
         }
+    }
+}
+
+/// A fence that is asked on a thread of its own: whoever asks can read records until the answer is there.
+pub struct FenceAside {
+    questions: mpsc::Sender<Duration>,
+    answers: mpsc::Receiver<Result<Passed, Waiting>>,
+    metrics: Arc<Metrics>,
+}
+
+impl FenceAside {
+    /// Takes a fence to its thread, which ends when this is dropped.
+    pub fn new(mut fence: Fence) -> std::io::Result<Self> {
+        let (questions, asked) = mpsc::channel::<Duration>();
+        let (answer, answers) = mpsc::channel();
+        let metrics = fence.metrics.clone();
+        std::thread::Builder::new().name("fence".into()).spawn(move || {
+            while let Ok(patience) = asked.recv() {
+                if answer.send(fence.pass_until(Instant::now() + patience)).is_err() {
+                    return; // nobody waits any more
+                }
+            }
+        })?;
+        Ok(Self { questions, answers, metrics })
+    }
+
+    /// Asks the ends now. What was received before this call may be decided after an `Ok` of [`FenceAside::answer`],
+    /// which must be called once for each question.
+    pub fn ask(&self, patience: Duration) {
+        // The thread ends by a panic alone, which the answer tells.
+        let _told_by_the_answer = self.questions.send(patience);
+    }
+
+    /// The answer to the question that was asked.
+    ///
+    /// # Panics
+    /// Where the fence's thread has panicked: a broken invariant stops the process.
+    pub fn answer(&self) -> Result<Passed, Waiting> {
+        let began = Instant::now();
+        let Ok(answer) = self.answers.recv() else { panic!("the fence's thread has ended") };
+        self.metrics.fence_wait_seconds.observe(began.elapsed().as_secs_f64());
+        answer
     }
 }
 

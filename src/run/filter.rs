@@ -1,6 +1,6 @@
 //! Stage 2 in a worker's hands: fence, look up, pass on.
 
-use super::fence::{Fence, Waiting};
+use super::fence::{FenceAside, Waiting};
 use super::layout::Layout;
 use super::outcome::{DeadLetters, headers_size};
 use super::view::{Passed, SharedView};
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 pub struct FilterStage {
     filter: Filter,
     /// Absent on workers of topics for exempt sends: no consent concerns them.
-    fence: Option<Fence>,
+    fence: Option<FenceAside>,
     /// The last fence that opened.
     passed: Option<Passed>,
     /// What was read while the fence was asked.
@@ -41,7 +41,7 @@ impl FilterStage {
         config: Arc<Config>,
         layout: Arc<Layout>,
         view: Arc<SharedView>,
-        fence: Option<Fence>,
+        fence: Option<FenceAside>,
         rules_version: String,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -121,9 +121,6 @@ fn is_of(ready: &[Ready], records: &[Received<'_>]) -> bool {
     ready.len() == records.len() && ready.iter().zip(records).all(same)
 }
 
-/// From so many records on, reading them takes longer than starting a thread.
-const WORTH_A_THREAD: usize = 256;
-
 /// One partition's part of a batch.
 struct Run {
     partition: TopicPartition,
@@ -138,22 +135,12 @@ impl Stage for FilterStage {
     /// The brokers' answer and the reading of the records do not need each other. Beside a busy broker an answer takes
     /// milliseconds, in which a large batch is read.
     fn fence(&mut self, patience: Duration, records: &[Received<'_>]) -> Result<(), Waiting> {
-        let Some(fence) = &mut self.fence else { return Ok(()) };
-        if records.len() < WORTH_A_THREAD || is_of(&self.ready, records) {
-            self.passed = Some(fence.pass(patience)?);
-            return Ok(());
+        let Some(fence) = &self.fence else { return Ok(()) };
+        fence.ask(patience);
+        if !is_of(&self.ready, records) {
+            self.ready = prepare(&mut self.filter, records);
         }
-        let filter = &mut self.filter;
-        let (passed, ready) = std::thread::scope(|scope| {
-            let asked = scope.spawn(|| fence.pass(patience));
-            let ready = prepare(filter, records);
-            (asked.join(), ready)
-        });
-        self.ready = ready;
-        match passed {
-            Ok(passed) => self.passed = Some(passed?),
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
+        self.passed = Some(fence.answer()?);
         Ok(())
     }
 

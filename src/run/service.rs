@@ -1,7 +1,7 @@
 //! `run`, `detect`, `filter`: builds a verb's parts, starts them, watches them, drains them.
 
 use super::detect::DetectStage;
-use super::fence::Fence;
+use super::fence::{Fence, FenceAside};
 use super::filter::FilterStage;
 use super::follow::{self, Follow};
 use super::http;
@@ -204,6 +204,7 @@ fn start(parts: &Parts, verb: Verb, brokers: Brokers, ends: &Ends, threads: &mut
         for worker in 0..parts.config.workers {
             if !of_kind(false).is_empty() {
                 let fence = Fence::new(&parts.config, parts.config.fence, parts.view.clone(), parts.metrics.clone())?;
+                let fence = FenceAside::new(fence).map_err(|error| Failure::Failed(format!("no thread: {error}")))?;
                 start_worker(parts, threads, &layout, group, worker.to_string(), of_kind(false), PACE, filter(Some(fence)))?;
             }
         }

@@ -63,7 +63,7 @@ pub struct Setup {
 }
 
 /// Most records received before they are decided.
-const BATCH: usize = 4096;
+const BATCH: usize = 8192;
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A commit that takes longer than the transaction may live is lost anyway.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -6,6 +6,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use rdkafka_sys as sys;
 use std::ffi::{CString, c_void};
 use std::ptr::{self, NonNull};
+use std::time::Duration;
 
 /// A producer's handle of a topic. It must be dropped before its client is.
 pub(crate) struct TopicHandle(NonNull<sys::rd_kafka_topic_t>);
@@ -71,6 +72,16 @@ impl Drop for NewHeaders {
         // SAFETY: owned: what the client has taken over is forgotten before it comes here.
         unsafe { sys::rd_kafka_headers_destroy(self.0.as_ptr()) }
     }
+}
+
+/// Sends all that is queued without lingering, and waits at most `wait` until it is acknowledged.
+///
+/// # Safety
+/// `client` must be a valid producer.
+pub(crate) unsafe fn flush(client: *mut sys::rd_kafka_t, wait: Duration) {
+    let wait_ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: the client is valid. That time ran out is no error here: the caller looks at what is left.
+    unsafe { sys::rd_kafka_flush(client, wait_ms) };
 }
 
 /// What is written, borrowed: the client copies key and value.
