@@ -20,6 +20,8 @@ mod integration {
     mod kafka_fence;
     /// The tests' own broker and client.
     mod kafka_harness;
+    /// Stretches of a topic, read to their end.
+    mod kafka_range;
     /// Compaction, positions out of range, broker restarts.
     mod kafka_restore;
     /// Missing and wrong topics; refusals.

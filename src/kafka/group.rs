@@ -66,6 +66,15 @@ pub struct Received<'a> {
 }
 
 impl<'a> Received<'a> {
+    pub(super) fn of(consumed: Consumed<'a>, topic: TopicName) -> Self {
+        Self { consumed, topic }
+    }
+
+    /// Whether its timestamp is the broker's, from when the record was appended.
+    pub fn has_append_time(&self) -> bool {
+        self.consumed.has_append_time()
+    }
+
     /// The topic it was read from.
     pub fn topic(&self) -> &TopicName {
         &self.topic

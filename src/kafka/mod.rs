@@ -33,6 +33,7 @@ pub mod follower;
 pub mod group;
 pub mod offsets;
 pub mod producer;
+pub mod range;
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};

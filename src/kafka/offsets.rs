@@ -56,8 +56,17 @@ impl OffsetsClient {
     /// A client that sees all that is acknowledged, in open transactions too (`read_uncommitted`). Its group is the one
     /// whose committed positions [`OffsetsClient::committed`] reads.
     pub fn new(connection: &Connection, group: &str) -> Result<Self, EdgeError> {
+        Self::isolated(connection, group, "read_uncommitted")
+    }
+
+    /// A client whose ends are those of `read_committed` readers: what lies before them is committed or aborted.
+    pub fn of_committed(connection: &Connection, group: &str) -> Result<Self, EdgeError> {
+        Self::isolated(connection, group, "read_committed")
+    }
+
+    fn isolated(connection: &Connection, group: &str, isolation: &str) -> Result<Self, EdgeError> {
         let mut config = connection.consumer(group);
-        config.set("isolation.level", "read_uncommitted");
+        config.set("isolation.level", isolation);
         // A moved leader is found soon: a deposed one could answer with an old end.
         config.set("topic.metadata.refresh.interval.ms", "5000");
         let consumer = config.create_with_context(LogOnly).map_err(EdgeError::from_kafka)?;
@@ -72,6 +81,24 @@ impl OffsetsClient {
     /// The first offset that every partition still holds.
     pub fn beginnings(&self, topic: &str, partitions: u32, timeout: Duration) -> Result<Offsets, Unknown> {
         self.query(topic, partitions, Offset::Beginning, timeout)
+    }
+
+    /// The first offset of every partition whose record is of that time or later, in milliseconds since the Unix epoch;
+    /// its end where there is none. A record of an earlier time may lie behind it where producers set the times.
+    pub fn at_time(&self, topic: &str, partitions: u32, time_ms: i64, timeout: Duration) -> Result<Offsets, Unknown> {
+        let failed = |error| Unknown::Query(EdgeError::from_kafka(error));
+        let ends = self.ends(topic, partitions, timeout)?;
+        let asked = list(topic, 0..partitions, Offset::Offset(time_ms.max(0))).map_err(failed)?;
+        let answer = self.consumer.offsets_for_times(asked, timeout).map_err(failed)?;
+        let offsets = (0..).zip(ends.as_slice()).map(|(partition, end)| {
+            let element = answer.find_partition(topic, partition as i32).ok_or(Unknown::Partition(partition))?;
+            match (element.error(), element.offset()) {
+                (Ok(()), Offset::Offset(offset)) if offset >= 0 => Ok(offset as u64),
+                (Ok(()), Offset::End) => Ok(*end),
+                (Ok(()) | Err(_), _) => Err(Unknown::Partition(partition)),
+            }
+        });
+        Ok(Offsets(offsets.collect::<Result<_, _>>()?))
     }
 
     fn query(&self, topic: &str, partitions: u32, what: Offset, timeout: Duration) -> Result<Offsets, Unknown> {

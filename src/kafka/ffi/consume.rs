@@ -228,6 +228,14 @@ impl Consumed<'_> {
         (millis >= 0).then_some(millis)
     }
 
+    /// Whether the broker set the timestamp when it appended the record.
+    pub(crate) fn has_append_time(&self) -> bool {
+        let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        // SAFETY: the message is valid and `kind` is a valid place.
+        unsafe { sys::rd_kafka_message_timestamp(self.message.as_ptr(), &raw mut kind) };
+        kind == sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME
+    }
+
     fn message(&self) -> &sys::rd_kafka_message_t {
         // SAFETY: valid until dropped, and only read.
         unsafe { self.message.as_ref() }
