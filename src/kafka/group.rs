@@ -67,7 +67,7 @@ pub struct Received<'a> {
 
 impl<'a> Received<'a> {
     pub(super) fn of(consumed: Consumed<'a>, topic: TopicName) -> Self {
-        Self { consumed, topic }
+        Self { consumed, topic, bare: Cell::new(false) }
     }
 
     /// Whether its timestamp is the broker's, from when the record was appended.
@@ -204,7 +204,7 @@ impl GroupConsumer {
                 Some(error) => tracing::debug!(target: "stopgate::kafka", %error, "receiving continues"),
                 None => {
                     let Some(topic) = self.topic_of(&consumed, out.last()) else { continue };
-                    out.push(Received { consumed, topic, bare: Cell::new(false) });
+                    out.push(Received::of(consumed, topic));
                 }
             }
         }
