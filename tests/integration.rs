@@ -12,6 +12,8 @@ mod integration {
     mod detection;
     /// What a producer of nonsense can do: nothing.
     mod kafka_bad_input;
+    /// Measurements on the user's own broker.
+    mod kafka_bench;
     /// STOP to suppression, START to permission.
     mod kafka_end_to_end;
     /// One outcome for each input, whatever happens.

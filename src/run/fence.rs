@@ -158,7 +158,7 @@ pub struct FenceAside {
 
 impl FenceAside {
     /// Takes a fence to its thread, which ends when this is dropped.
-    pub fn new(mut fence: Fence) -> std::io::Result<Self> {
+    pub fn new(fence: Fence) -> std::io::Result<Self> {
         let (questions, asked) = mpsc::channel::<Duration>();
         let (answer, answers) = mpsc::channel();
         let metrics = fence.metrics.clone();

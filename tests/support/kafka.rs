@@ -265,6 +265,13 @@ impl Kafka {
         settings
     }
 
+    /// The names of all topics.
+    pub fn topics(&self) -> Vec<String> {
+        let client: BaseConsumer = self.config().create().unwrap_or_else(|error| panic!("no client: {error}"));
+        let metadata = client.fetch_metadata(None, REQUEST).unwrap_or_else(|error| panic!("cannot list topics: {error}"));
+        metadata.topics().iter().map(|topic| topic.name().to_owned()).collect()
+    }
+
     /// How many partitions a topic has that have a leader; `None` without the topic.
     pub fn partitions(&self, topic: &str) -> Option<i32> {
         let client: BaseConsumer = self.config().create().ok()?;

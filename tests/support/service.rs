@@ -22,6 +22,7 @@ fn program() -> &'static str {
 pub struct Start {
     verb: String,
     arguments: Vec<(String, String)>,
+    words: Vec<String>,
     config: Option<String>,
     variables: Vec<(String, String)>,
     serving: bool,
@@ -45,6 +46,12 @@ impl Start {
         self.http &= name != "--http";
         self.arguments.retain(|(known, _)| known != name);
         self.arguments.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// A word on its own: a positional argument or a flag.
+    pub fn word(mut self, word: &str) -> Start {
+        self.words.push(word.to_owned());
         self
     }
 
@@ -81,6 +88,7 @@ impl Start {
         if self.serving {
             command.extend(["--state-dir".into(), directory.path().join("state").display().to_string()]);
         }
+        command.extend(self.words.iter().cloned());
         command.extend(self.arguments.iter().flat_map(|(name, value)| [name.clone(), value.clone()]));
         let process = Supervised::spawn(directory.path(), &command, &self.variables);
         Service { process, address, name: self.verb.clone(), directory }

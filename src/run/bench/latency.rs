@@ -19,21 +19,23 @@ use std::time::{Duration, Instant};
 const PEOPLE: u64 = 200;
 /// So many people are sent to at a time: 5,000 sends a second.
 const AT_A_TIME: u64 = 5;
+/// So many sends go out before anyone stops.
+const WARM_UP: u64 = 5000;
 /// How long a person is sent to, half of it before the STOP.
 const EACH_MS: u64 = 400;
-/// So many sends go out before anyone stops: the stages are warm by then.
-const WARM_UP_MS: u64 = 2000;
+/// The stages are warm once they keep up with the load: no more sends than this are on their way.
+const ON_THEIR_WAY: u64 = 100;
 
 /// Measures as many people as there are opt-outs asked for, at most [`PEOPLE`].
 pub(super) fn measure(config: &Config, opt_outs: u64) -> Result<Report, BenchError> {
     let people = opt_outs.clamp(1, PEOPLE);
     let service = Service::start(config, Verb::Run);
-    let measured = service.wait("starting", 1, || u64::from(service.metrics.restored.get() > 0)).and_then(|()| send(config, people));
+    let measured = service.wait("starting", 1, || u64::from(service.metrics.restored.get() > 0)).and_then(|()| send(config, &service, people));
     service.end()?;
     measured
 }
 
-fn send(config: &Config, people: u64) -> Result<Report, BenchError> {
+fn send(config: &Config, service: &Service, people: u64) -> Result<Report, BenchError> {
     let (inbound, sends) = (&config.inbound[0].0, sends_topic(config));
     let partitions = config.topics.partitions;
     let producer = IdempotentProducer::new(&config.connection, Limits::DEFAULT)?;
@@ -41,6 +43,22 @@ fn send(config: &Config, people: u64) -> Result<Report, BenchError> {
         let partition = partition_for(to.as_bytes(), partitions);
         producer.send(&Produce { topic: topic.clone(), partition, key: Some(to.into()), value: Some(value), headers: Vec::new() }, 0)
     };
+    // A message and sends to somebody who never stops, until both stages have joined their groups and keep up.
+    let nobody = fill::phone(people);
+    produce(inbound, &nobody, fill::message(people, &nobody, "what time do you open?"))?;
+    let (mut before, began) = (0_u64, Instant::now());
+    while service.decided("detect") == 0 || before.saturating_sub(service.decided("filter")) > ON_THEIR_WAY || before < WARM_UP {
+        if began.elapsed() > PATIENCE {
+            return Err(BenchError::Stalled);
+        }
+        // Until the first is decided one is enough.
+        if before == 0 || service.decided("filter") > 0 {
+            produce(sends, &nobody, fill::send(before, &nobody, "marketing"))?;
+            before += 1;
+        }
+        producer.acks(Duration::ZERO)?;
+        thread::sleep(Duration::from_micros(200));
+    }
     let bar = crate::run::progress::bar("people", Some(people));
     // By its number: whom a send went to, and when.
     let mut sent: Vec<(u64, Instant)> = Vec::new();
@@ -49,16 +67,16 @@ fn send(config: &Config, people: u64) -> Result<Report, BenchError> {
     let began = Instant::now();
     // Person n is sent to from the nth slot on; a new slot begins each time a fifth of a person's time has passed.
     let slot = EACH_MS / AT_A_TIME;
-    let last = WARM_UP_MS + (people + AT_A_TIME) * slot;
+    let last = (people + AT_A_TIME) * slot;
     for tick in 0..last {
         while began.elapsed() < Duration::from_millis(tick) {
             producer.acks(Duration::ZERO)?;
             thread::sleep(Duration::from_micros(100));
         }
-        let newest = tick.saturating_sub(WARM_UP_MS) / slot;
+        let newest = tick / slot;
         for person in (newest.saturating_sub(AT_A_TIME - 1)..=newest).filter(|person| *person < people) {
             let phone = fill::phone(person);
-            let since = tick.saturating_sub(WARM_UP_MS).saturating_sub(person * slot);
+            let since = tick.saturating_sub(person * slot);
             if since >= EACH_MS / 2 && !stopped.contains_key(&person) {
                 stopped.insert(person, Instant::now());
                 produce(inbound, &phone, fill::message(person, &phone, "STOP"))?;
