@@ -28,4 +28,6 @@ mod integration {
     mod kafka_restore;
     /// Missing and wrong topics; refusals.
     mod kafka_start;
+    /// Whole worlds in memory, by seed.
+    mod simulation;
 }

@@ -406,9 +406,7 @@ impl Ledger<'_> {
     }
 
     fn opted_in_by(&self, key: &ConsentKey, provider_message_id: &str) -> bool {
-        let prints = self.view.print_key();
-        let place = (prints.person(&key.business, &key.identity).bits(), prints.slot(&key.channel, &key.subject).bits());
-        let by_own = self.overlay.written.get(&place).and_then(|written| written.opted_in_by.as_deref());
+        let by_own = self.overlay.written.get(&self.place(key)).and_then(|written| written.opted_in_by.as_deref());
         self.view.opted_in_by(key, provider_message_id) || by_own.is_some_and(|by| by == provider_message_id && !by.is_empty())
     }
 
@@ -437,39 +435,31 @@ impl Ledger<'_> {
         }
     }
 
+    /// What stands about the subject of an act, and for an opt-in about every subject that it covers.
+    fn standings(&self, finding: &Finding, state: ConsentState, subject: &Subject) -> Vec<Standing> {
+        let about = |subject: &Subject| self.about(&finding.business, &finding.channel, subject, &finding.sender);
+        let mut standings = vec![about(subject)];
+        if state == ConsentState::OptedIn {
+            let programs = self.view.programs(&finding.business).filter_map(Subject::program);
+            let covered = programs.chain([Subject::Marketing]).filter(|other| subject.covers(other));
+            standings.extend(covered.map(|covered| about(&covered)));
+        }
+        standings
+    }
+
     /// One record for each identity named; a reply on a transition.
     fn act(&mut self, finding: &Finding, state: ConsentState, subject: &Subject, policy: &Policy) -> Answer {
         let keys: Vec<ConsentKey> = finding.sender.iter().map(|identity| finding.key(identity, &finding.channel, subject)).collect();
         let standing: Vec<Option<Act>> = keys.iter().map(|key| self.on_key(key)).collect();
         // After a crash the message is read again: what it wrote then says whether it changed anything.
         let own_earlier = standing.iter().flatten().find(|act| act.source == finding.source);
-        let changed_state = match own_earlier {
-            Some(own) => own.changed_state,
-            None => {
-                let about = |subject: &Subject| self.about(&finding.business, &finding.channel, subject, &finding.sender);
-                // An opt-in changes something where it ends any of the opt-outs that it covers.
-                let before = match state {
-                    ConsentState::OptedOut => about(subject),
-                    ConsentState::OptedIn => {
-                        let programs = self.view.programs(&finding.business).filter_map(Subject::program);
-                        let covered = programs.chain([Subject::Marketing]).filter(|other| subject.covers(other));
-                        covered.fold(about(subject), |before, other| before.and(about(&other)))
-                    }
-                };
-                match (state, before) {
-                    (ConsentState::OptedOut, Standing::Silent | Standing::OptedIn | Standing::UnderReview(_)) => true,
-                    (ConsentState::OptedOut, Standing::OptedOut(_)) => false,
-                    (ConsentState::OptedIn, Standing::Silent | Standing::OptedOut(_) | Standing::UnderReview(_)) => true,
-                    (ConsentState::OptedIn, Standing::OptedIn) => false,
-                }
-            }
-        };
         let redelivered = state == ConsentState::OptedIn
             && own_earlier.is_none()
             && keys.iter().any(|key| self.opted_in_by(key, &finding.evidence.provider_message_id));
         if redelivered {
             return Answer::default();
         }
+        let before = self.standings(finding, state, subject);
         let mut answer = Answer::default();
         for (key, standing) in keys.iter().zip(&standing) {
             let act = Act {
@@ -477,15 +467,24 @@ impl Ledger<'_> {
                 occurred_at: finding.occurred_at,
                 source: finding.source,
                 cause: Position { partition: 0, offset: 0 },
-                changed_state,
+                changed_state: false,
             };
             if standing.is_none_or(|standing| act.supersedes(&standing)) {
                 answer.consents.push(self.write(key.clone(), act, finding));
             }
         }
-        // Nothing was written and nothing of it stands: an older act came late, and nobody is told anything.
-        let stands = own_earlier.is_some() || !answer.consents.is_empty();
-        if changed_state && stands && finding.answerable && policy.confirmations {
+        let changed_state = match own_earlier {
+            Some(own) => own.changed_state,
+            None => changes(state, &before, &self.standings(finding, state, subject)),
+        };
+        for consent in &mut answer.consents {
+            consent.act.changed_state = changed_state;
+            consent.record.changed_state = changed_state;
+            if let Some(written) = self.overlay.written.get_mut(&self.place(&consent.key)) {
+                written.act.changed_state = changed_state;
+            }
+        }
+        if changed_state && finding.answerable && policy.confirmations {
             let kind = match state {
                 ConsentState::OptedOut => ReplyKind::OptOutConfirmation,
                 ConsentState::OptedIn => ReplyKind::OptInConfirmation,
@@ -537,11 +536,16 @@ impl Ledger<'_> {
         answer
     }
 
+    /// Where the overlay keeps a key.
+    fn place(&self, key: &ConsentKey) -> (u64, u64) {
+        let prints = self.view.print_key();
+        (prints.person(&key.business, &key.identity).bits(), prints.slot(&key.channel, &key.subject).bits())
+    }
+
     fn write(&mut self, key: ConsentKey, act: Act, finding: &Finding) -> Consent {
         let number = self.overlay.next_number;
         self.overlay.next_number += 1;
-        let prints = self.view.print_key();
-        let place = (prints.person(&key.business, &key.identity).bits(), prints.slot(&key.channel, &key.subject).bits());
+        let place = self.place(&key);
         let opted_in_by = (act.state == ConsentState::OptedIn).then(|| finding.evidence.provider_message_id.clone());
         self.overlay.written.insert(place, Written { act, number, position: None, opted_in_by });
         let mut evidence = finding.evidence.clone();
@@ -563,6 +567,20 @@ impl Ledger<'_> {
             feedback_reason: String::new(),
         };
         Consent { number, key, act, record }
+    }
+}
+
+/// Whether an act changed what stands: an act that came late, behind one that ended it already, did not, although it is
+/// written. `before` and `after` are [`Ledger::standings`], the act's own subject first.
+fn changes(state: ConsentState, before: &[Standing], after: &[Standing]) -> bool {
+    let is_out = |standing: &Standing| matches!(standing, Standing::OptedOut(_) | Standing::UnderReview(_));
+    match state {
+        ConsentState::OptedOut => !matches!(before.first(), Some(Standing::OptedOut(_))) && after.first().is_some_and(is_out),
+        ConsentState::OptedIn => {
+            let ended = before.iter().zip(after).any(|(before, after)| is_out(before) && *after == Standing::OptedIn);
+            let is_first = before.iter().all(|before| *before == Standing::Silent) && after.first() == Some(&Standing::OptedIn);
+            ended || is_first
+        }
     }
 }
 

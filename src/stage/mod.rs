@@ -3,4 +3,5 @@
 pub mod apply;
 pub mod detect;
 pub mod filter;
+pub mod heal;
 pub mod worker;

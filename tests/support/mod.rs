@@ -7,6 +7,7 @@ pub mod murmur2;
 pub mod process;
 pub mod records;
 pub mod service;
+pub mod sim;
 pub mod wait;
 pub mod wire;
 pub mod world;

@@ -220,6 +220,37 @@ fn an_act_older_than_the_one_that_stands_is_not_written() {
     assert!(replies(&answers).is_empty());
 }
 
+/// A message whose person wrote it so many seconds before the first record of these worlds.
+fn earlier(text: &str, seconds: i64) -> String {
+    let at = RECORDED_MS / 1000 - seconds;
+    format!(r#"{{"id":"m-{text}-{seconds}","business":"acme","from":{ADA},"text":"{text}","received_at":{at}}}"#)
+}
+
+#[test]
+fn an_act_that_comes_late_behind_the_one_that_ended_it_is_written_and_not_confirmed() {
+    for (first, late) in [("START", "STOP"), ("STOP", "START")] {
+        let mut world = World::new();
+        world.receive(&message(ADA, first));
+        let answers = world.receive(&earlier(late, 3600));
+        assert_eq!(keys(&answers).len(), 1, "{late}: the fold decides, never the writer");
+        assert!(!answers[0].consents[0].record.changed_state, "{late}");
+        assert!(replies(&answers).is_empty(), "{late} was confirmed, and {first} stands");
+    }
+}
+
+#[test]
+fn a_stop_that_is_delivered_again_after_the_person_came_back_is_not_confirmed_again() {
+    let mut world = World::new();
+    let stop = earlier("STOP", 60);
+    assert_eq!(replies(&world.receive(&stop)), [ReplyKind::OptOutConfirmation]);
+    assert_eq!(replies(&world.receive(&message(ADA, "START"))), [ReplyKind::OptInConfirmation]);
+    let again = world.receive(&stop);
+    assert!(replies(&again).is_empty());
+    world.crash();
+    let offset = world.next_inbound;
+    assert!(replies(&world.read_at(&stop, offset)).is_empty(), "nor after a crash");
+}
+
 #[test]
 fn a_redelivered_opt_in_does_nothing_after_the_opt_out_that_ended_it() {
     let mut world = World::new();
