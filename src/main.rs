@@ -46,6 +46,13 @@ enum Command {
     Topics(cli::ClusterArgs),
     /// Print the effective configuration, secrets redacted, and everything that is wrong with it or with the topics
     Check(cli::service::ServiceArgs),
+    /// Decide again what was decided, and compare it byte for byte: exit code 0 same, 1 different, 2 trouble
+    ///
+    /// Every send is decided again at the position of opt-outs that its decision block names, and held against its outcome
+    /// on sends.allowed, sends.suppressed or dead-letters. Missing, doubled, changed and misplaced outcomes are
+    /// differences, and so are gaps between decision blocks. Nothing is written anywhere. Interrupted, it prints the
+    /// --offsets with which to go on.
+    Replay(cli::replay::ReplayArgs),
     /// Measure speed on your own broker, beside the client's bare loop, on topics that are removed again
     Bench(cli::bench::BenchArgs),
 }
@@ -59,6 +66,7 @@ fn main() -> ExitCode {
         Command::Classify(args) => cli::classify::run(&args),
         Command::Topics(args) => cli::topics::run(&args),
         Command::Check(args) => cli::check::run(&args),
+        Command::Replay(args) => cli::replay::run(&args),
         Command::Bench(args) => cli::bench::run(&args),
     };
     match result {

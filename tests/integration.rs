@@ -24,6 +24,8 @@ mod integration {
     mod kafka_harness;
     /// Stretches of a topic, read to their end.
     mod kafka_range;
+    /// What was decided, decided again.
+    mod kafka_replay;
     /// Compaction, positions out of range, broker restarts.
     mod kafka_restore;
     /// Missing and wrong topics; refusals.

@@ -4,6 +4,7 @@
 pub(crate) mod bench;
 pub(crate) mod check;
 pub(crate) mod classify;
+pub(crate) mod replay;
 pub(crate) mod service;
 pub(crate) mod topics;
 
@@ -11,7 +12,9 @@ use clap::Args;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use stopgate::config::{self, Config, LogFormat, Overrides, RawConfig, Verb};
+use stopgate::domain::time::Timestamp;
 use stopgate::run::service::Failure;
+use stopgate::run::stop::Stop;
 use tracing_subscriber::EnvFilter;
 
 /// What every verb that talks to a broker takes.
@@ -64,6 +67,11 @@ pub(crate) fn configure(raw: RawConfig, overrides: Overrides, verb: Verb) -> Res
     raw.overridden(overrides).check(verb, &host()).map_err(refused)
 }
 
+/// An RFC 3339 time of the command line.
+pub(crate) fn time(text: &str) -> Result<Timestamp, String> {
+    stopgate::wire::when::from_text(text).ok_or_else(|| format!("{text:?} is no time such as 2026-11-01T10:00:00Z"))
+}
+
 /// Starts the log on standard error; STOPGATE_LOG wins over `directives`.
 pub(crate) fn init_log(format: LogFormat, directives: &str) {
     let filter = EnvFilter::try_from_env("STOPGATE_LOG").unwrap_or_else(|_| EnvFilter::new(directives));
@@ -72,4 +80,31 @@ pub(crate) fn init_log(format: LogFormat, directives: &str) {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),
     }
+}
+
+/// The first SIGTERM or SIGINT drains; a second one ends the process at once.
+pub(crate) fn stop_on_signals(stop: &Stop) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut term, mut interrupt) = {
+        let _entered = runtime.enter();
+        use tokio::signal::unix::{SignalKind, signal};
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+    };
+    let stop = stop.clone();
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        runtime.block_on(async {
+            for asked_before in [false, true] {
+                tokio::select! {
+                    _ = term.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+                if asked_before {
+                    std::process::exit(130);
+                }
+                tracing::info!("stopping: what is decided is committed first");
+                stop.ask();
+            }
+        });
+    })?;
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! `stopgate run`, `detect`, `filter`.
 
-use super::{ClusterArgs, configure, failed, init_log};
+use super::{ClusterArgs, configure, failed, init_log, stop_on_signals};
 use clap::Args;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -57,31 +57,4 @@ pub(crate) fn run(args: &ServiceArgs, verb: Verb) -> Result<(), Failure> {
     let stop = Stop::default();
     stop_on_signals(&stop).map_err(failed)?;
     service::run(config, verb, Brokers::Real, Arc::new(Metrics::new()), &stop)
-}
-
-/// The first SIGTERM or SIGINT drains; a second one ends the process at once.
-fn stop_on_signals(stop: &Stop) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut term, mut interrupt) = {
-        let _entered = runtime.enter();
-        use tokio::signal::unix::{SignalKind, signal};
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
-    };
-    let stop = stop.clone();
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        runtime.block_on(async {
-            for asked_before in [false, true] {
-                tokio::select! {
-                    _ = term.recv() => {}
-                    _ = interrupt.recv() => {}
-                }
-                if asked_before {
-                    std::process::exit(130);
-                }
-                tracing::info!("stopping: what is decided is committed first");
-                stop.ask();
-            }
-        });
-    })?;
-    Ok(())
 }

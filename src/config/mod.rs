@@ -546,8 +546,8 @@ impl RawSends {
                 "program" => &mut at.program,
                 "template" => &mut at.template,
                 "expires_at" => &mut at.expires_at,
-                // Read by people and reports, decided by nothing: accepted so that one mapping serves both.
-                "id" | "campaign" => continue,
+                "id" => &mut at.id,
+                "campaign" => &mut at.campaign,
                 other => {
                     problems.push(format!("[[sends]] {}: mapping of unknown field {other:?}", self.topic));
                     continue;

@@ -156,7 +156,7 @@ impl Stage for FilterStage {
             };
             self.filter.meet(&view);
             let unknown = prepared.iter().filter(|ready| !self.filter.knows_business_of(&ready.prepared)).count();
-            let outcomes: Vec<Outcome> = prepared.iter().map(|ready| self.filter.decide(&ready.prepared, &view, batch.held_until)).collect();
+            let outcomes: Vec<Outcome> = prepared.iter().map(|ready| self.filter.decide(&ready.prepared, &*view, batch.held_until)).collect();
             (outcomes, view.applied().to_vec(), unknown as u64)
         };
         let as_of_shown = as_of_text(&as_of);

@@ -13,6 +13,8 @@ pub mod http;
 pub mod layout;
 mod outcome;
 pub mod progress;
+pub mod readers;
+pub mod replay;
 pub mod service;
 pub mod status;
 pub mod stop;

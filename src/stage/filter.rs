@@ -6,6 +6,7 @@
 
 use crate::domain::business::{Businesses, UnknownBusiness};
 use crate::domain::decide::{AllowReason, Decision, Question, Standing, SuppressReason};
+use crate::domain::history::Lookup;
 use crate::domain::key::Channel;
 use crate::domain::send::Categories;
 use crate::domain::suppression::{PersonPrint, PrintKey};
@@ -69,7 +70,8 @@ pub enum Persons {
 }
 
 impl Persons {
-    fn as_slice(&self) -> &[PersonPrint] {
+    /// All of them.
+    pub fn as_slice(&self) -> &[PersonPrint] {
         match self {
             Self::One(person) => std::slice::from_ref(person),
             Self::Several(persons) => persons,
@@ -175,7 +177,7 @@ impl Filter {
 
     /// Decides a prepared record. `held_until` is the time, for sends that were held: those that expired by then are
     /// suppressed, whatever the view says. It is the only clock that any decision reads, and the block records it.
-    pub fn decide(&self, prepared: &Prepared, view: &ConsentView, held_until: Option<Timestamp>) -> Outcome {
+    pub fn decide(&self, prepared: &Prepared, view: &impl Lookup, held_until: Option<Timestamp>) -> Outcome {
         match prepared {
             Prepared::DeadLetter(error) => Outcome::DeadLetter(*error),
             Prepared::ExemptOnly => Outcome::Decided(Decision::Allowed(AllowReason::ExemptCategory)),

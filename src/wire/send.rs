@@ -33,6 +33,9 @@ pub struct SendPointers {
     pub program: String,
     pub template: String,
     pub expires_at: String,
+    /// Read by people and reports, decided by nothing.
+    pub id: String,
+    pub campaign: String,
 }
 
 impl Default for SendPointers {
@@ -47,6 +50,8 @@ impl Default for SendPointers {
             program: "/program".into(),
             template: "/template".into(),
             expires_at: "/expires_at".into(),
+            id: "/id".into(),
+            campaign: "/campaign".into(),
         }
     }
 }
@@ -56,26 +61,58 @@ impl Default for SendPointers {
 pub struct SendDecoder {
     format: SendFormat,
     fields: FieldSet,
+    labels: FieldSet,
+}
+
+/// What a campaign system calls a send: for people and reports, decided by nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SendLabels<'a> {
+    pub id: Option<Cow<'a, str>>,
+    pub campaign: Option<Cow<'a, str>>,
 }
 
 impl SendDecoder {
     /// Compiles the pointers once.
     pub fn new(format: SendFormat, at: &SendPointers) -> Result<Self, BadPointer> {
         let pointers = [&at.business, &at.channel, &at.to, &at.recipient, &at.from, &at.category, &at.program, &at.template, &at.expires_at];
-        Ok(Self { format, fields: FieldSet::compile(&pointers)?.strict() })
+        let labels = FieldSet::compile(&[&at.id, &at.campaign])?;
+        Ok(Self { format, fields: FieldSet::compile(&pointers)?.strict(), labels })
     }
 
-    /// Reads one send. `scratch` is kept between calls so that reading allocates little.
-    pub fn decode<'a>(&self, record: &Record<'a>, scratch: &mut Vec<Option<FieldValue<'a>>>) -> Result<OutboundSend<'a>, DecodeError> {
-        let format = match self.format {
+    /// Reads what a send is called; what cannot be read has no name.
+    pub fn labels<'a>(&self, record: &Record<'a>) -> SendLabels<'a> {
+        let named = |text: String| (!text.is_empty()).then_some(Cow::Owned(text));
+        match self.format_of(record) {
+            SendFormat::Headers => SendLabels { id: header_field(record, "stopgate-id"), campaign: header_field(record, "stopgate-campaign") },
+            SendFormat::Protobuf => match proto::SendRequest::decode(record.value.unwrap_or_default()) {
+                Ok(request) => SendLabels { id: named(request.id), campaign: named(request.campaign) },
+                Err(_) => SendLabels::default(),
+            },
+            SendFormat::Auto | SendFormat::Json => {
+                let mut values = Vec::new();
+                if self.labels.extract(record.value.unwrap_or_default(), &mut values).is_err() {
+                    return SendLabels::default();
+                }
+                let mut values = values.into_iter().map(|value| text(value).ok().flatten());
+                SendLabels { id: values.next().flatten(), campaign: values.next().flatten() }
+            }
+        }
+    }
+
+    fn format_of(&self, record: &Record<'_>) -> SendFormat {
+        match self.format {
             SendFormat::Auto if record.header("stopgate-to").is_some() => SendFormat::Headers,
             SendFormat::Auto if says_protobuf(record) => SendFormat::Protobuf,
             SendFormat::Auto | SendFormat::Json => SendFormat::Json,
             SendFormat::Protobuf => SendFormat::Protobuf,
             SendFormat::Headers => SendFormat::Headers,
-        };
+        }
+    }
+
+    /// Reads one send. `scratch` is kept between calls so that reading allocates little.
+    pub fn decode<'a>(&self, record: &Record<'a>, scratch: &mut Vec<Option<FieldValue<'a>>>) -> Result<OutboundSend<'a>, DecodeError> {
         let value = record.value.filter(|value| !value.is_empty()).ok_or(DecodeError::EmptyValue);
-        match format {
+        match self.format_of(record) {
             SendFormat::Auto | SendFormat::Json => self.decode_json(value?, scratch),
             SendFormat::Protobuf => from_protobuf(value?),
             SendFormat::Headers => from_headers(record),
@@ -167,11 +204,7 @@ fn from_headers<'a>(record: &Record<'a>) -> Result<OutboundSend<'a>, DecodeError
             named.push(Identity::recognise(part).map_err(|_| DecodeError::NoRecipient)?);
         }
     }
-    let field = |name: &str| {
-        let last = record.headers.iter().rev().find(|header| header.name == name.as_bytes())?;
-        let text = std::str::from_utf8(last.value?).ok()?;
-        (!text.trim().is_empty()).then_some(Cow::Borrowed(text.trim()))
-    };
+    let field = |name: &str| header_field(record, name);
     Ok(OutboundSend {
         business: field("stopgate-business"),
         from: field("stopgate-from"),
@@ -182,6 +215,13 @@ fn from_headers<'a>(record: &Record<'a>) -> Result<OutboundSend<'a>, DecodeError
         program: field("stopgate-program"),
         expires_at: field("stopgate-expires-at").and_then(|text| when::from_text(&text)),
     })
+}
+
+/// The text of the last header of that name; an empty one says nothing.
+fn header_field<'a>(record: &Record<'a>, name: &str) -> Option<Cow<'a, str>> {
+    let last = record.headers.iter().rev().find(|header| header.name == name.as_bytes())?;
+    let text = std::str::from_utf8(last.value?).ok()?;
+    (!text.trim().is_empty()).then_some(Cow::Borrowed(text.trim()))
 }
 
 #[cfg(test)]

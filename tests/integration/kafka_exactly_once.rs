@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::kafka_replay::assert_replays_the_same;
 use crate::support::broker::Broker;
 use crate::support::kafka::Record;
 use crate::support::records::{ReplyRequest, decode};
@@ -114,6 +115,7 @@ fn restarts_in_order_and_by_force_lose_and_double_nothing() {
         service
     });
     world.assert_every_send_has_one_outcome();
+    assert_replays_the_same(&world);
     assert_one_confirmation_each(&world, 300);
     assert_no_leak_after_a_stop(&world, 300);
 }
@@ -142,6 +144,7 @@ fn members_may_join_and_leave_a_working_group() {
         a
     });
     world.assert_every_send_has_one_outcome();
+    assert_replays_the_same(&world);
     assert_one_confirmation_each(&world, 200);
     assert_no_leak_after_a_stop(&world, 200);
 }

@@ -69,6 +69,8 @@ pub struct DecisionBlock {
     pub dead_letters: Vec<ReasonCount>,
     #[prost(int64, tag = "10")]
     pub expired_as_of_ms: i64,
+    #[prost(string, tag = "11")]
+    pub opt_outs_topic_id: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
