@@ -388,10 +388,11 @@ impl<'a> Walk<'a> {
                 None => break,
             }
         }
-        while whole && !allowed_ended {
+        if whole && !allowed_ended {
             // What lies above the stable end may be the outcome of a send whose block was not read.
-            let Some(found) = self.next_allowed(&mut allowed)?.filter(|found| found.offset < self.stable(self.allowed)) else { break };
-            self.misplaced_allowed(&found)?;
+            while let Some(found) = self.next_allowed(&mut allowed)?.filter(|found| found.offset < self.stable(self.allowed)) {
+                self.misplaced_allowed(&found)?;
+            }
         }
         while let Some(found) = head.take() {
             let behind = found.source.is_none_or(|source| source < self.part.to);

@@ -78,7 +78,7 @@ impl FilterStage {
                 self.sight.context.turn.wait();
                 view = lock(passed)?;
             }
-            outcomes.push(self.filter.decide(prepared, &view, batch.held_until));
+            outcomes.push(self.filter.decide(prepared, &*view, batch.held_until));
         }
         let as_of = view.applied().to_vec();
         Ok((outcomes, as_of))
