@@ -101,6 +101,8 @@ pub struct Metrics {
     pub transaction_seconds: Family<Stage, Histogram>,
     pub set_entries: Gauge,
     pub set_bytes: Gauge,
+    /// Alert on: an increase without a change of the businesses or of the phone rules.
+    pub set_strange_partitions: Gauge,
     /// Records of opt-outs that the last fence found not yet applied. Alert on: above 10,000 for more than a minute.
     pub applied_lag_records: Gauge,
     pub restore_seconds: Gauge<f64, AtomicU64>,
@@ -150,6 +152,7 @@ impl Metrics {
             transaction_seconds: Family::new_with_constructor(|| seconds(0.001, 14)),
             set_entries: Gauge::default(),
             set_bytes: Gauge::default(),
+            set_strange_partitions: Gauge::default(),
             applied_lag_records: Gauge::default(),
             restore_seconds: Gauge::default(),
             restored: Gauge::default(),
@@ -186,6 +189,8 @@ impl Metrics {
         registry.register("transaction_seconds", "Time to commit a transaction", self.transaction_seconds.clone());
         registry.register("set_entries", "Consent keys in the suppression set", self.set_entries.clone());
         registry.register("set_bytes", "Bytes that the suppression set occupies", self.set_bytes.clone());
+        let help = "Acts that met an act of their key from another partition: an alias of the key, or two persons of one fingerprint";
+        registry.register("set_strange_partitions", help, self.set_strange_partitions.clone());
         registry.register("applied_lag_records", "Opt-outs records not yet applied at the last fence", self.applied_lag_records.clone());
         registry.register("restore_seconds", "Time the last restore took", self.restore_seconds.clone());
         registry.register("restored", "1 once the view holds the opt-outs topic", self.restored.clone());

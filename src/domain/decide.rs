@@ -235,7 +235,7 @@ mod tests {
             false => Question::marketing(PRINTS, &Channel::Whatsapp, program),
         };
         let print = PRINTS.person("acme", &person);
-        let decision = question.judge(|slot| set.standing(print, slot).copied()).decision(exempt);
+        let decision = question.judge(|slot| set.standing(print, slot)).decision(exempt);
         let shown = match decision {
             Decision::Allowed(reason) => reason.as_str().to_owned(),
             Decision::Suppressed { reason, cause: Some(cause) } => format!("{} {cause}", reason.as_str()),

@@ -1,9 +1,10 @@
 //! The opt-outs topic, materialized: the suppression set, how far it has come, and what was seen beside it.
 
-use super::consent::Act;
+use super::consent::{Act, ConsentState};
 use super::key::{ConsentKey, Subject};
 use super::suppression::{Applied, PersonPrint, PrintKey, SlotPrint, SuppressionSet};
-use std::collections::{BTreeSet, HashMap};
+use hashbrown::HashMap;
+use std::collections::BTreeSet;
 
 /// The state of all consent at one position of the opt-outs topic.
 pub struct ConsentView {
@@ -12,48 +13,66 @@ pub struct ConsentView {
     applied: Vec<u64>,
     /// Every business that a key names, with the programmes seen in its keys.
     businesses: HashMap<Box<str>, BTreeSet<Box<str>>>,
-    /// For keys that were opted in: a hash of the message that last did so, to recognise its redelivery.
-    opt_in_messages: HashMap<(u64, u64), u64>,
     older_acts: u64,
 }
 
 impl ConsentView {
     /// An empty view of a topic of that many partitions, before its first record.
     pub fn new(print_key: PrintKey, partitions: u32) -> Self {
-        Self {
-            set: SuppressionSet::new(print_key),
-            applied: vec![0; partitions as usize],
-            businesses: HashMap::new(),
-            opt_in_messages: HashMap::new(),
-            older_acts: 0,
-        }
+        Self { set: SuppressionSet::new(print_key), applied: vec![0; partitions as usize], businesses: HashMap::new(), older_acts: 0 }
     }
 
     /// Lets an act count. `provider_message_id` may be empty.
     pub fn apply(&mut self, key: &ConsentKey, act: Act, provider_message_id: &str) -> Applied {
-        let programs = match self.businesses.get_mut(&key.business) {
-            Some(programs) => programs,
-            None => self.businesses.entry(key.business.clone()).or_default(),
-        };
-        if let Subject::Program(id) = &key.subject
-            && !programs.contains(id)
-        {
-            programs.insert(id.clone());
+        self.meet(&key.business, &key.subject);
+        let (person, slot) = self.prints(key);
+        self.apply_to(person, slot, act, message_print(provider_message_id))
+    }
+
+    /// Lets an act count whose key was read already, and its business met. `message` is the fingerprint of the message
+    /// behind it, if there is one.
+    pub fn apply_to(&mut self, person: PersonPrint, slot: SlotPrint, act: Act, message: Option<MessagePrint>) -> Applied {
+        let applied = self.set.apply_to(person, slot, act);
+        if let (ConsentState::OptedIn, Some(message)) = (act.state, message) {
+            self.set.note_opt_in(person, slot, message.0);
         }
-        if act.state == super::consent::ConsentState::OptedIn && !provider_message_id.is_empty() {
-            self.opt_in_messages.insert(self.message_key(key), message_print(provider_message_id));
-        }
-        let applied = self.set.apply(key, act);
         if applied == Applied::Older {
             self.older_acts += 1;
         }
         applied
     }
 
+    /// A key names this business and subject.
+    pub fn meet(&mut self, business: &str, subject: &Subject) {
+        let programs = match self.businesses.get_mut(business) {
+            Some(programs) => programs,
+            None => self.businesses.entry(business.into()).or_default(),
+        };
+        if let Subject::Program(id) = subject
+            && !programs.contains(id)
+        {
+            programs.insert(id.clone());
+        }
+    }
+
+    /// Whether very many acts follow at once; afterwards every shard is to be tightened.
+    pub fn expect_many(&mut self, many: bool) {
+        self.set.expect_many(many);
+    }
+
+    /// Gives back what one shard of the set has unused.
+    pub fn tighten(&mut self, shard: usize) {
+        self.set.tighten(shard);
+    }
+
     /// Forgets a key.
     pub fn erase(&mut self, key: &ConsentKey) {
         self.set.erase(key);
-        self.opt_in_messages.remove(&self.message_key(key));
+    }
+
+    /// Forgets a key by its fingerprints.
+    pub fn erase_from(&mut self, person: PersonPrint, slot: SlotPrint) {
+        self.set.erase_from(person, slot);
     }
 
     /// Everything of a partition before `next` is in the view. Positions never go back: a log that does is restored
@@ -71,7 +90,17 @@ impl ConsentView {
 
     /// The act that stands for a person in a slot.
     pub fn standing(&self, person: PersonPrint, slot: SlotPrint) -> Option<Act> {
-        self.set.standing(person, slot).copied()
+        self.set.standing(person, slot)
+    }
+
+    /// Brings what look-ups of these persons will read near, all at once. To be called before a batch is looked up.
+    pub fn prefetch(&self, persons: impl Iterator<Item = PersonPrint> + Clone) {
+        self.set.prefetch(persons);
+    }
+
+    /// The same for persons to whom acts are about to be applied.
+    pub fn prefetch_rows(&self, persons: impl Iterator<Item = PersonPrint> + Clone) {
+        self.set.prefetch_rows(persons);
     }
 
     /// Whether any act of this person stands.
@@ -82,7 +111,9 @@ impl ConsentView {
     /// Whether this message is the one that last opted the key in: its redelivery must not count again, with a later
     /// time, over an opt-out in between.
     pub fn opted_in_by(&self, key: &ConsentKey, provider_message_id: &str) -> bool {
-        !provider_message_id.is_empty() && self.opt_in_messages.get(&self.message_key(key)) == Some(&message_print(provider_message_id))
+        let Some(message) = message_print(provider_message_id) else { return false };
+        let (person, slot) = self.prints(key);
+        self.set.opt_in_note(person, slot) == Some(message.0)
     }
 
     /// Whether any key names this business.
@@ -110,21 +141,34 @@ impl ConsentView {
         self.set.print_key()
     }
 
-    fn message_key(&self, key: &ConsentKey) -> (u64, u64) {
+    /// Bytes that the view has allocated, side tables included.
+    pub fn allocated_bytes(&self) -> usize {
+        let names = self.businesses.iter().flat_map(|(business, programs)| std::iter::once(business).chain(programs));
+        // Sets of names are few and small: a node's share of 24 bytes for each name.
+        let names: usize = names.map(|name| name.len() + size_of::<Box<str>>() + 24).sum();
+        self.set.allocated_bytes() + names + self.businesses.allocation_size()
+    }
+
+    fn prints(&self, key: &ConsentKey) -> (PersonPrint, SlotPrint) {
         let prints = self.set.print_key();
-        (prints.person(&key.business, &key.identity).bits(), prints.slot(&key.channel, &key.subject).bits())
+        (prints.person(&key.business, &key.identity), prints.slot(&key.channel, &key.subject))
     }
 }
 
-/// FNV-1a of a message id: only equality matters, and ids of one person's messages are few.
-fn message_print(id: &str) -> u64 {
-    id.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+/// Fingerprint of a provider's message id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessagePrint(u64);
+
+/// FNV-1a of a message id, if there is one: only equality matters, and ids of one person's messages are few.
+pub fn message_print(id: &str) -> Option<MessagePrint> {
+    let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    (!id.is_empty()).then_some(MessagePrint(hash))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::consent::{ConsentState, Position, Source};
+    use crate::domain::consent::{Position, Source};
     use crate::domain::identity::Identity;
     use crate::domain::key::Channel;
     use crate::domain::time::Timestamp;

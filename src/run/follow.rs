@@ -6,7 +6,7 @@ use super::stop::Stop;
 use super::view::SharedView;
 use crate::config::Config;
 use crate::domain::consent::{ConsentState, Position};
-use crate::domain::suppression::Applied;
+use crate::domain::suppression::{Applied, SHARDS};
 use crate::domain::time::Timestamp;
 use crate::domain::view::ConsentView;
 use crate::kafka::EdgeError;
@@ -22,6 +22,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub const PART: &str = "view";
 /// How long one read waits for a first record; markers are passed at the latest after it.
 const WAIT: Duration = Duration::from_millis(5);
+/// Records applied in one go while others look up: they wait for a tenth of a millisecond, and for the growth of a shard.
+const SLICE: usize = 128;
 /// How often the topic's identity is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -107,6 +109,7 @@ impl Follow {
         let total: u64 = ends.as_slice().iter().zip(beginnings.as_slice()).map(|(end, beginning)| end.saturating_sub(*beginning)).sum();
         let mut follower = Follower::new(&self.config.connection, &self.config.filter_group, topic, beginnings.as_slice())?;
         self.view.publish(beginnings.as_slice());
+        self.view.apply(|view| view.expect_many(true));
         let mut restoring = true;
         let mut poison = BTreeSet::new();
         let mut looked = Instant::now();
@@ -131,6 +134,8 @@ impl Follow {
             let read: u64 = follower.positions().iter().zip(beginnings.as_slice()).map(|(at, from)| at.saturating_sub(*from)).sum();
             if restoring && follower.positions().iter().zip(ends.as_slice()).all(|(at, end)| at >= end) {
                 restoring = false;
+                self.view.apply(|view| view.expect_many(false));
+                (0..SHARDS).for_each(|shard| self.view.apply(|view| view.tighten(shard)));
                 let seconds = began.elapsed().as_secs_f64();
                 self.metrics.restore_seconds.set(seconds);
                 self.metrics.restored.set(1);
@@ -189,12 +194,15 @@ impl Follow {
             return;
         }
         let now = live.then(SystemTime::now);
-        self.view.apply(|view| {
-            for record in records {
-                self.apply_one(view, record, now, poison);
-                view.advance(record.partition, record.offset + 1);
-            }
-        });
+        // Nobody looks up while a view is restored.
+        for slice in records.chunks(if live { SLICE } else { records.len() }) {
+            self.view.apply(|view| {
+                for record in slice {
+                    self.apply_one(view, record, now, poison);
+                    view.advance(record.partition, record.offset + 1);
+                }
+            });
+        }
     }
 
     fn apply_one(&self, view: &mut ConsentView, record: &Followed<'_>, now: Option<SystemTime>, poison: &mut BTreeSet<Position>) {
@@ -226,7 +234,8 @@ impl Follow {
     fn count_entries(&self) {
         let view = self.view.read();
         self.metrics.set_entries.set(view.set().len() as i64);
-        self.metrics.set_bytes.set(view.set().allocated_bytes() as i64);
+        self.metrics.set_bytes.set(view.allocated_bytes() as i64);
+        self.metrics.set_strange_partitions.set(view.set().strange_partitions() as i64);
     }
 
     /// Asks until there is an answer or the process stops. Who says what is missing is the start of the process.

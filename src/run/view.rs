@@ -3,7 +3,7 @@
 use crate::domain::suppression::PrintKey;
 use crate::domain::view::ConsentView;
 use crate::kafka::offsets::Offsets;
-use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
+use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
 /// Why the fence does not open.
@@ -75,14 +75,18 @@ impl SharedView {
 
     /// Starts over with an empty view of a topic of that many partitions.
     pub fn restart(&self, partitions: u32, why: &'static str) {
+        let empty = ConsentView::new(self.print_key, partitions);
         let mut view = self.view.write();
         let mut gate = self.gate.lock();
-        *view = ConsentView::new(self.print_key, partitions);
+        let before = std::mem::replace(&mut *view, empty);
         gate.applied = vec![0; partitions as usize];
         gate.epoch += 1;
         gate.closed = Some(why);
         gate.went_back = false;
         self.moved.notify_all();
+        drop((gate, view));
+        // Millions of entries are given back while nobody waits.
+        drop(before);
     }
 
     /// The topic that is read from now on.
@@ -97,8 +101,13 @@ impl SharedView {
 
     /// Applies to the view. Positions of what is applied are advanced within the same lock, so that a look-up never
     /// sees a state without its position.
+    ///
+    /// To be kept short: look-ups wait meanwhile. Those that do come next, also where the caller applies on and on.
     pub fn apply<T>(&self, change: impl FnOnce(&mut ConsentView) -> T) -> T {
-        change(&mut self.view.write())
+        let mut view = self.view.write();
+        let done = change(&mut view);
+        RwLockWriteGuard::unlock_fair(view);
+        done
     }
 
     /// Publishes positions: everything before them is in the view.

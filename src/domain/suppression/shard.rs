@@ -1,0 +1,521 @@
+//! One shard of the set: a small table of rows of numbers, by 52 bits of a person's fingerprint.
+//!
+//! Hot: buckets of 32 tags of 16 bits, one line of cache each. A print's bucket follows from its place among all prints
+//! (`print × buckets ÷ 2⁵²`), so the bits that the bucket implies are stored nowhere; 13 of the others are in the tag and
+//! the rest in the row. A row that finds its bucket full lies in one of the six behind it, and its tag says how far: a
+//! look-up ends at the first bucket that is not full.
+//!
+//! Cold: the rows, packed to the bit in columns of the [`Shape`] that fits most of them. What does not fit lies whole in
+//! a table of wide rows. The shape is fitted anew when too many are wide. Where all seven buckets are full although the
+//! shard is not (somebody has hundreds of entries), a row lies whole in a table of far rows.
+//!
+//! Growth moves the rows of one shard at once. It is the longest that anybody waits: 0.2 ms at 50 million entries.
+//!
+//! Invariants: no two rows have the same print and slot; a row of a print lies behind full buckets only; a wide row has
+//! its cells in `wide` and nowhere else.
+
+use super::shape::{Bits, Cells, MAX_WIDTH, Shape};
+use hashbrown::HashTable;
+
+/// Bits of a print within its shard.
+pub(super) const PRINT_BITS: u32 = 52;
+/// The cell that is part of a row's key.
+const SLOT: usize = 0;
+
+const LANES: usize = 32;
+const TAG_BITS: u32 = 13;
+/// The bucket a print belongs to, and as many behind it as the three bits of a tag can tell; 0 is an empty lane.
+const REACH: usize = 7;
+/// Lanes of a bucket that are taken on average when a shard grows. At 30 of 32 most buckets are full, and a look-up reads
+/// on and on: it took twice the time to save half a byte.
+const MOST_LANES: usize = 29;
+/// Rows sampled to fit a shape.
+const SAMPLE: usize = 256;
+
+/// Tags of 32 rows: how far from its own bucket each lies, plus one, above 13 bits of its print. 0: no row.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Bucket([u16; LANES]);
+
+const EMPTY: Bucket = Bucket([0; LANES]);
+
+impl Bucket {
+    /// The lanes that hold this tag, as bits.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    fn lanes(&self, tag: u16) -> u32 {
+        use std::arch::x86_64::{__m128i, _mm_cmpeq_epi16, _mm_load_si128, _mm_movemask_epi8, _mm_packs_epi16, _mm_set1_epi16};
+        // SAFETY: every x86-64 processor has SSE2. The four loads are of 16 bytes each, at offsets 0, 16, 32 and 48 of 64
+        // bytes that are aligned to 64. What the compiler makes of the loop below takes ten times as long.
+        unsafe {
+            let (eights, wanted) = (self.0.as_ptr().cast::<__m128i>(), _mm_set1_epi16(tag.cast_signed()));
+            let equal = |eight: usize| _mm_cmpeq_epi16(_mm_load_si128(eights.add(eight)), wanted);
+            let low = _mm_movemask_epi8(_mm_packs_epi16(equal(0), equal(1)));
+            let high = _mm_movemask_epi8(_mm_packs_epi16(equal(2), equal(3)));
+            low.cast_unsigned() | high.cast_unsigned() << 16
+        }
+    }
+
+    /// The lanes that hold this tag, as bits.
+    #[cfg(not(target_arch = "x86_64"))]
+    fn lanes(&self, tag: u16) -> u32 {
+        self.0.iter().zip(0..).fold(0, |lanes, (held, lane)| lanes | u32::from(*held == tag) << lane)
+    }
+}
+
+/// How far a shard grows when it is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Growth {
+    /// By a sixteenth: little is unused.
+    Tight,
+    /// To twice its size, while very many rows are added: each is moved seldom.
+    Bulk,
+}
+
+/// A row that lies whole in a table of its own.
+#[derive(Clone, Copy)]
+struct Whole {
+    print: u64,
+    cells: Cells,
+}
+
+/// What a key's owner said last time, as a number: see [`super::SuppressionSet::note_opt_in`].
+#[derive(Clone, Copy)]
+struct Note {
+    print: u64,
+    slot: u32,
+    note: u64,
+}
+
+/// A table of rows. What most look-ups need comes first, in one line.
+#[derive(Clone, Default)]
+#[repr(C, align(64))]
+pub(super) struct Shard {
+    buckets: Box<[Bucket]>,
+    rows: Bits,
+    far: HashTable<Whole>,
+    shape: Shape,
+    row_bits: usize,
+    len: usize,
+    wide: HashTable<Whole>,
+    /// Wide rows that the last fit left.
+    wide_at_fit: usize,
+    notes: HashTable<Note>,
+}
+
+/// Where a print belongs in a shard of some size.
+#[derive(Clone, Copy)]
+struct Place {
+    bucket: usize,
+    remainder: u64,
+}
+
+/// A print as the hash of a side table, which wants its highest bits used too.
+fn spread(print: u64) -> u64 {
+    print ^ (print << 40)
+}
+
+impl Place {
+    #[inline]
+    fn of(print: u64, buckets: usize) -> Self {
+        let product = u128::from(print) * buckets as u128;
+        let within = product as u64 & ((1 << PRINT_BITS) - 1);
+        // Within a bucket prints lie at least `buckets` apart: the lower bits tell nothing.
+        Self { bucket: (product >> PRINT_BITS) as usize, remainder: within >> buckets.ilog2() }
+    }
+
+    /// The print that belongs here: the only one whose product lies so close behind.
+    fn print(self, buckets: usize) -> u64 {
+        let low = self.remainder << buckets.ilog2();
+        match buckets < 1 << (64 - PRINT_BITS) {
+            true => ((self.bucket as u64) << PRINT_BITS | low).div_ceil(buckets as u64),
+            false => ((self.bucket as u128) << PRINT_BITS | u128::from(low)).div_ceil(buckets as u128) as u64,
+        }
+    }
+
+    fn tag(self, distance: usize) -> u16 {
+        ((distance as u16 + 1) << TAG_BITS) | (self.remainder as u16 & ((1 << TAG_BITS) - 1))
+    }
+
+    /// What the tag has no room for.
+    fn rest(self) -> u64 {
+        self.remainder >> TAG_BITS
+    }
+}
+
+impl Shard {
+    fn with_buckets(buckets: usize, shape: Shape) -> Self {
+        let mut shard = Self { buckets: vec![EMPTY; buckets].into(), shape, ..Self::default() };
+        shard.measure();
+        shard.rows = Bits::zeroed(buckets * LANES * shard.row_bits);
+        shard
+    }
+
+    /// Bits of what a tag has no room for.
+    fn rest_bits(&self) -> u8 {
+        (PRINT_BITS - TAG_BITS - self.buckets.len().max(1).ilog2()) as u8
+    }
+
+    /// A row is the rest of its print, whether it is wide, and the columns.
+    fn measure(&mut self) {
+        self.row_bits = usize::from(self.rest_bits()) + 1 + self.shape.width();
+    }
+
+    fn row(&self, lane: usize) -> usize {
+        lane * self.row_bits
+    }
+
+    fn is_wide(&self, lane: usize) -> bool {
+        self.rows.get(self.row(lane) + usize::from(self.rest_bits()), 1) == 1
+    }
+
+    /// Bytes allocated.
+    pub(super) fn allocated_bytes(&self) -> usize {
+        let tables = self.wide.allocation_size() + self.far.allocation_size() + self.notes.allocation_size();
+        tables + size_of_val(&*self.buckets) + self.rows.allocated_bytes()
+    }
+
+    /// Looks at the lanes that hold rows of a print until `look` has found something.
+    #[inline]
+    fn scan<T>(&self, print: u64, mut look: impl FnMut(usize) -> Option<T>) -> Option<T> {
+        if self.buckets.is_empty() {
+            return None;
+        }
+        let place = Place::of(print, self.buckets.len());
+        let mut bucket = place.bucket;
+        for distance in 0..REACH.min(self.buckets.len()) {
+            let tags = self.buckets.get(bucket)?;
+            let mut lanes = tags.lanes(place.tag(distance));
+            while lanes != 0 {
+                let lane = bucket * LANES + lanes.trailing_zeros() as usize;
+                if self.rows.get(self.row(lane), self.rest_bits()) == place.rest()
+                    && let Some(found) = look(lane)
+                {
+                    return Some(found);
+                }
+                lanes &= lanes - 1;
+            }
+            if tags.lanes(0) != 0 {
+                return None;
+            }
+            bucket = (bucket + 1) % self.buckets.len();
+        }
+        None
+    }
+
+    /// Reads the lines that a look-up of this print will read first, so that they are at hand.
+    #[inline]
+    pub(super) fn touch(&self, print: u64) -> u16 {
+        if self.buckets.is_empty() {
+            return 0;
+        }
+        let bucket = Place::of(print, self.buckets.len()).bucket;
+        self.buckets[bucket].0[0] ^ self.buckets.get(bucket + 1).map_or(0, |next| next.0[0])
+    }
+
+    /// Reads from the row that a print has or would get.
+    #[inline]
+    pub(super) fn touch_row(&self, print: u64) -> u64 {
+        if self.buckets.is_empty() {
+            return 0;
+        }
+        let place = Place::of(print, self.buckets.len());
+        let bucket = &self.buckets[place.bucket];
+        let lane = (bucket.lanes(place.tag(0)) | bucket.lanes(0)).trailing_zeros() as usize;
+        self.rows.get(self.row(place.bucket * LANES + lane.min(LANES - 1)), 8)
+    }
+
+    /// Whether any row is of this print.
+    #[inline]
+    pub(super) fn knows(&self, print: u64) -> bool {
+        self.scan(print, Some).is_some() || (!self.far.is_empty() && self.far.find(spread(print), |far| far.print == print).is_some())
+    }
+
+    /// The row of a print and slot.
+    pub(super) fn get(&self, print: u64, slot: i64) -> Option<Cells> {
+        let near = self.scan(print, |lane| self.look(lane, print, slot));
+        near.or_else(|| if self.far.is_empty() { None } else { find(&self.far, print, slot) })
+    }
+
+    /// The row at this lane, if it is of this slot. Of several wide rows of a print none can be told from another.
+    fn look(&self, lane: usize, print: u64, slot: i64) -> Option<Cells> {
+        if self.is_wide(lane) {
+            return find(&self.wide, print, slot);
+        }
+        let cells = self.cells_at(lane);
+        (cells[SLOT] == slot).then_some(cells)
+    }
+
+    fn cells_at(&self, lane: usize) -> Cells {
+        self.shape.read(&self.rows, self.row(lane) + usize::from(self.rest_bits()) + 1)
+    }
+
+    /// Replaces the row of a print and slot that is there.
+    pub(super) fn replace(&mut self, print: u64, cells: Cells) {
+        let slot = cells[SLOT];
+        match self.scan(print, |lane| self.look(lane, print, slot).map(|_| lane)) {
+            Some(lane) => {
+                self.remove_wide(lane, print, slot);
+                self.write(lane, print, &cells);
+                self.refit_if_due();
+            }
+            None => {
+                if take(&mut self.far, print, slot).is_some() {
+                    insert(&mut self.far, Whole { print, cells });
+                }
+            }
+        }
+    }
+
+    /// Adds a row of a print and slot that is not there.
+    pub(super) fn add(&mut self, print: u64, cells: Cells, growth: Growth) {
+        if self.buckets.is_empty() {
+            *self = Self { notes: std::mem::take(&mut self.notes), ..Self::with_buckets(1, Shape::fit(&[cells])) };
+        }
+        if self.len >= self.buckets.len() * MOST_LANES {
+            self.grow(growth);
+        }
+        self.len += 1;
+        loop {
+            if let Some(lane) = self.take_lane(print) {
+                self.write(lane, print, &cells);
+                return self.refit_if_due();
+            }
+            if self.len * 2 < self.buckets.len() * LANES {
+                return insert(&mut self.far, Whole { print, cells });
+            }
+            self.grow(growth);
+        }
+    }
+
+    fn refit_if_due(&mut self) {
+        if self.wide.len() > 2 * self.wide_at_fit + 8 + self.len / 32 {
+            self.rebuild(self.buckets.len(), true);
+        }
+    }
+
+    fn grow(&mut self, growth: Growth) {
+        let buckets = self.buckets.len();
+        let more = match growth {
+            Growth::Tight => buckets / 16 + 1,
+            Growth::Bulk => buckets,
+        };
+        self.rebuild(buckets + more, !self.wide.is_empty());
+    }
+
+    /// Tags an empty lane near the bucket of a print; `None` where all are full.
+    fn take_lane(&mut self, print: u64) -> Option<usize> {
+        let place = Place::of(print, self.buckets.len());
+        for distance in 0..REACH.min(self.buckets.len()) {
+            let bucket = (place.bucket + distance) % self.buckets.len();
+            let empty = self.buckets[bucket].lanes(0);
+            if empty != 0 {
+                let lane = empty.trailing_zeros() as usize;
+                self.buckets[bucket].0[lane] = place.tag(distance);
+                return Some(bucket * LANES + lane);
+            }
+        }
+        None
+    }
+
+    /// Writes the row of a tagged lane.
+    fn write(&mut self, lane: usize, print: u64, cells: &Cells) {
+        let fits = self.shape.fits(cells);
+        let rest = Place::of(print, self.buckets.len()).rest();
+        let (at, rest_bits) = (self.row(lane), self.rest_bits());
+        let mut row = self.rows.writer(at);
+        row.push(rest_bits, rest);
+        row.push(1, u64::from(!fits));
+        if fits {
+            self.shape.write(&mut row, cells);
+        }
+        row.finish();
+        if !fits {
+            insert(&mut self.wide, Whole { print, cells: *cells });
+        }
+    }
+
+    fn remove_wide(&mut self, lane: usize, print: u64, slot: i64) {
+        if self.is_wide(lane) {
+            take(&mut self.wide, print, slot);
+        }
+    }
+
+    /// Removes the row of a print and slot.
+    pub(super) fn remove(&mut self, print: u64, slot: i64) -> bool {
+        match self.scan(print, |lane| self.look(lane, print, slot).map(|_| lane)) {
+            Some(lane) => {
+                self.remove_wide(lane, print, slot);
+                self.empty_lane(lane);
+            }
+            None if take(&mut self.far, print, slot).is_some() => {}
+            None => return false,
+        }
+        self.len -= 1;
+        true
+    }
+
+    /// Empties a lane. Where its bucket was full, a row that had to go past it comes back, and leaves a hole in turn.
+    fn empty_lane(&mut self, mut hole: usize) {
+        let buckets = self.buckets.len();
+        'holes: loop {
+            let bucket = hole / LANES;
+            let was_full = self.buckets[bucket].lanes(0) == 0;
+            self.buckets[bucket].0[hole % LANES] = 0;
+            if !was_full {
+                return;
+            }
+            for steps in 1..REACH.min(buckets) {
+                let behind = (bucket + steps) % buckets;
+                let passed = self.buckets[behind].0.iter().position(|tag| usize::from(tag >> TAG_BITS) > steps);
+                if let Some(lane) = passed {
+                    self.buckets[bucket].0[hole % LANES] = self.buckets[behind].0[lane] - ((steps as u16) << TAG_BITS);
+                    self.copy_row(behind * LANES + lane, hole);
+                    hole = behind * LANES + lane;
+                    continue 'holes;
+                }
+                if self.buckets[behind].lanes(0) != 0 {
+                    return;
+                }
+            }
+            return;
+        }
+    }
+
+    fn copy_row(&mut self, from: usize, to: usize) {
+        let (from, to, bits) = (self.row(from), self.row(to), self.row_bits);
+        for at in (0..bits).step_by(usize::from(MAX_WIDTH)) {
+            let width = (bits - at).min(usize::from(MAX_WIDTH)) as u8;
+            let piece = self.rows.get(from + at, width);
+            self.rows.set(to + at, width, piece);
+        }
+    }
+
+    /// Every row's lane and tag, in order of their buckets.
+    fn tagged(&self) -> impl Iterator<Item = (usize, u16)> {
+        let tags = self.buckets.iter().flat_map(|bucket| bucket.0);
+        tags.enumerate().filter(|(_, tag)| *tag != 0)
+    }
+
+    /// The print of a row.
+    fn print_at(&self, lane: usize, tag: u16) -> u64 {
+        let buckets = self.buckets.len();
+        let distance = usize::from(tag >> TAG_BITS) - 1;
+        let rest = self.rows.get(self.row(lane), self.rest_bits());
+        let remainder = (rest << TAG_BITS) | u64::from(tag & ((1 << TAG_BITS) - 1));
+        Place { bucket: (lane / LANES + buckets - distance) % buckets, remainder }.print(buckets)
+    }
+
+    /// Moves all rows into so many buckets; where `refit`, in the shape that fits them best now.
+    fn rebuild(&mut self, buckets: usize, refit: bool) {
+        let shape = if refit { Shape::fit(&self.sample()) } else { self.shape };
+        let mut moved = Self::with_buckets(buckets, shape);
+        let payload = 1 + shape.width();
+        let mut wide = std::mem::take(&mut self.wide);
+        let rest_bits = moved.rest_bits();
+        for (lane, tag) in self.tagged() {
+            let print = self.print_at(lane, tag);
+            let is_wide = self.is_wide(lane);
+            let Some(to) = moved.take_lane(print) else {
+                // Which of the wide rows of a print this one is cannot be told and does not matter.
+                let taken = if is_wide { take_any(&mut wide, print) } else { None };
+                insert(&mut moved.far, taken.unwrap_or_else(|| Whole { print, cells: self.cells_at(lane) }));
+                continue;
+            };
+            if refit && !is_wide {
+                moved.write(to, print, &self.cells_at(lane));
+                continue;
+            }
+            let (from, at) = (self.row(lane) + usize::from(self.rest_bits()), moved.row(to));
+            let mut row = moved.rows.writer(at);
+            row.push(rest_bits, Place::of(print, buckets).rest());
+            match is_wide {
+                true => row.push(1, 1),
+                false => row.copy(&self.rows, from, payload),
+            }
+            row.finish();
+        }
+        moved.len = self.len;
+        moved.wide_at_fit = self.wide_at_fit;
+        if refit {
+            moved.take_wide(&wide);
+            moved.wide_at_fit = moved.wide.len();
+        } else {
+            moved.wide = wide;
+        }
+        for far in &self.far {
+            match moved.take_lane(far.print) {
+                Some(lane) => moved.write(lane, far.print, &far.cells),
+                None => insert(&mut moved.far, *far),
+            }
+        }
+        moved.notes = std::mem::take(&mut self.notes);
+        *self = moved;
+    }
+
+    /// Gives the rows that were wide elsewhere their cells: in the row where they fit now.
+    fn take_wide(&mut self, wide: &HashTable<Whole>) {
+        for Whole { print, cells } in wide {
+            // Any wide row of the print will do: until all have their cells, none can be told from another.
+            let lane = self.scan(*print, |lane| self.is_wide(lane).then_some(lane));
+            match lane.filter(|_| self.shape.fits(cells)) {
+                Some(lane) => self.write(lane, *print, cells),
+                None => insert(&mut self.wide, Whole { print: *print, cells: *cells }),
+            }
+        }
+    }
+
+    fn sample(&self) -> Vec<Cells> {
+        let step = (self.len / SAMPLE).max(1);
+        // Wide rows in the share that they have of all.
+        let wide = self.wide.iter().step_by(step).map(|wide| wide.cells);
+        let narrow = self.tagged().step_by(step).filter(|(lane, _)| !self.is_wide(*lane)).map(|(lane, _)| self.cells_at(lane));
+        wide.chain(narrow).collect()
+    }
+
+    /// Gives back what is unused but for `spare`, in 256ths of a growth, and fits the shape. With a different spare each,
+    /// shards that are filled alike do not grow all at once.
+    pub(super) fn tighten(&mut self, spare: u8) {
+        if self.len == 0 {
+            *self = Self { notes: std::mem::take(&mut self.notes), ..Self::default() };
+            return;
+        }
+        let least = self.len.div_ceil(MOST_LANES);
+        self.rebuild(least + least * usize::from(spare) / (16 * 256), true);
+        self.far.shrink_to_fit(|far| spread(far.print));
+        self.wide.shrink_to_fit(|wide| spread(wide.print));
+        self.notes.shrink_to_fit(|note| spread(note.print));
+    }
+
+    /// The note of a print and slot.
+    pub(super) fn note(&self, print: u64, slot: u32) -> Option<u64> {
+        self.notes.find(spread(print), |note| note.print == print && note.slot == slot).map(|note| note.note)
+    }
+
+    /// Sets the note of a print and slot, or removes it.
+    pub(super) fn set_note(&mut self, print: u64, slot: u32, note: Option<u64>) {
+        if let Ok(found) = self.notes.find_entry(spread(print), |note| note.print == print && note.slot == slot) {
+            found.remove();
+        }
+        if let Some(note) = note {
+            self.notes.insert_unique(spread(print), Note { print, slot, note }, |note| spread(note.print));
+        }
+    }
+}
+
+fn find(rows: &HashTable<Whole>, print: u64, slot: i64) -> Option<Cells> {
+    rows.find(spread(print), |row| row.print == print && row.cells[SLOT] == slot).map(|row| row.cells)
+}
+
+fn insert(rows: &mut HashTable<Whole>, row: Whole) {
+    rows.insert_unique(spread(row.print), row, |row| spread(row.print));
+}
+
+fn take(rows: &mut HashTable<Whole>, print: u64, slot: i64) -> Option<Whole> {
+    let found = rows.find_entry(spread(print), |row| row.print == print && row.cells[SLOT] == slot);
+    found.ok().map(|entry| entry.remove().0)
+}
+
+fn take_any(rows: &mut HashTable<Whole>, print: u64) -> Option<Whole> {
+    rows.find_entry(spread(print), |row| row.print == print).ok().map(|entry| entry.remove().0)
+}
