@@ -147,7 +147,7 @@ impl Stage for FilterStage {
     fn decide(&mut self, batch: &Batch<'_>, transaction: &TransactionalProducer) -> Result<(), EdgeError> {
         let prepared = self.take_prepared(batch.records);
         let view = self.view.clone();
-        let (outcomes, as_of, unknown_business) = {
+        let (outcomes, as_of, topic_id, unknown_business) = {
             // Without a fence nothing is looked up: exempt sends, and what leaves a hold by itself.
             let looked_up = self.passed.filter(|_| batch.fenced && self.fence.is_some());
             let view = match looked_up {
@@ -157,7 +157,8 @@ impl Stage for FilterStage {
             self.filter.meet(&view);
             let unknown = prepared.iter().filter(|ready| !self.filter.knows_business_of(&ready.prepared)).count();
             let outcomes: Vec<Outcome> = prepared.iter().map(|ready| self.filter.decide(&ready.prepared, &*view, batch.held_until)).collect();
-            (outcomes, view.applied().to_vec(), unknown as u64)
+            // Before the view is let go: one that is made anew is of another topic.
+            (outcomes, view.applied().to_vec(), self.view.topic_id(), unknown as u64)
         };
         let as_of_shown = as_of_text(&as_of);
         let mut runs: Vec<Run> = Vec::new();
@@ -205,7 +206,6 @@ impl Stage for FilterStage {
             }
         }
         self.count(&runs, unknown_business);
-        let topic_id = self.view.topic_id();
         for run in &runs {
             let partition = &run.partition;
             let first = batch.first.get(partition).copied().unwrap_or(run.end);

@@ -1,66 +1,133 @@
 //! What compaction would get wrong: it keeps the last record of a key, where the act that stands may lie before it.
 //!
-//! Whoever heals reads the topic once, from its beginning to its end, and appends what [`Healing::due`] names: the
-//! standing record again, bytes as they are, so that the last record of each key is the one that stands. Only keys with
-//! such a record are kept in memory beside one rank for each key.
+//! Whoever heals reads the topic once, from its beginning to its end while no transaction is open on it, then reads the
+//! records that [`Healing::due`] names and appends each under its own key, with the value that [`again`] gives: the last
+//! record of each key is then the one that stands, and `fold(compact(log)) == fold(log)`. The records so appended must be
+//! older than any restore takes before the lag lets compaction come near what they stand for.
 
-use super::apply::Written;
+use super::apply::{Effect, Written, apply};
 use crate::domain::business::Businesses;
-use crate::domain::consent::{Act, Position};
+use crate::domain::consent::{ConsentState, Position};
 use crate::domain::key::ConsentKey;
-use crate::wire::consent::{ConsentChange, decode_key, decode_value};
-use std::collections::HashMap;
-
-/// A record that must be appended again.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Due {
-    pub key: Vec<u8>,
-    pub value: Vec<u8>,
-    /// Where it lies now.
-    pub at: Position,
-}
-
-struct Standing {
-    act: Act,
-    /// Key and value of the standing record, from when an older act came to lie behind it.
-    value: Vec<u8>,
-    key: Vec<u8>,
-    /// Whether an older act lies behind it.
-    behind: bool,
-}
+use crate::domain::suppression::{Applied, PrintKey};
+use crate::domain::view::ConsentView;
+use crate::wire::consent::{ConsentChange, decode_key, decode_value, encode_value};
+use crate::wire::proto;
+use prost::Message;
+use std::collections::HashSet;
 
 /// Reads a topic for what must be healed.
-#[derive(Default)]
 pub struct Healing {
-    keys: HashMap<ConsentKey, Standing>,
+    view: ConsentView,
+    /// Keys whose last record is not the act that stands.
+    behind: HashSet<ConsentKey>,
 }
 
 impl Healing {
-    /// The next record of the topic; in the order of each partition.
-    pub fn read(&mut self, record: &Written<'_>, businesses: &Businesses) {
-        let key_bytes = record.key.unwrap_or_default();
-        let Ok(key) = decode_key(key_bytes, businesses) else { return };
-        let act = match decode_value(record.value, record.timestamp_ms, record.at) {
-            ConsentChange::Erasure => {
-                self.keys.remove(&key);
-                return;
-            }
-            ConsentChange::Unreadable(act) | ConsentChange::Act { act, .. } => act,
-        };
-        match self.keys.get_mut(&key) {
-            Some(standing) if standing.act.rank() > act.rank() => standing.behind = true,
-            Some(_) | None => {
-                let value = record.value.unwrap_or_default().to_vec();
-                self.keys.insert(key, Standing { act, value, key: key_bytes.to_vec(), behind: false });
-            }
-        }
+    /// Before the first record.
+    pub fn new(print_key: PrintKey, partitions: u32) -> Self {
+        Self { view: ConsentView::new(print_key, partitions), behind: HashSet::new() }
     }
 
-    /// What must be appended, in order of position.
-    pub fn due(self) -> Vec<Due> {
-        let behind = self.keys.into_values().filter(|standing| standing.behind);
-        let mut due: Vec<Due> = behind.map(|standing| Due { key: standing.key, value: standing.value, at: standing.act.cause }).collect();
-        due.sort_by_key(|due| due.at);
+    /// The next record of its partition. Returns what it did, for whoever counts.
+    pub fn read(&mut self, record: &Written<'_>, businesses: &Businesses) -> Effect {
+        let effect = apply(&mut self.view, record, businesses);
+        let Ok(key) = decode_key(record.key.unwrap_or_default(), businesses) else { return effect };
+        match effect {
+            Effect::Applied { applied: Applied::Older, .. } => {
+                self.behind.insert(key);
+            }
+            Effect::Applied { applied: Applied::First | Applied::Superseded(_) | Applied::Repeat, .. } | Effect::Erased => {
+                self.behind.remove(&key);
+            }
+            Effect::UnreadableKey => {}
+        }
+        effect
+    }
+
+    /// Where the records lie that must be appended again, in order.
+    pub fn due(&self) -> Vec<Position> {
+        let prints = self.view.print_key();
+        let standing =
+            |key: &ConsentKey| self.view.standing(prints.person(&key.business, &key.identity), prints.slot(&key.channel, &key.subject));
+        let mut due: Vec<Position> = self.behind.iter().filter_map(standing).map(|act| act.cause).collect();
+        due.sort_unstable();
         due
+    }
+}
+
+/// The value under which a record counts, appended later, as it counts where it lies; `None` for a tombstone. Mostly its
+/// own bytes: but a time that the record's Kafka timestamp stands in for, or bounds, must be written out, because the
+/// copy will have a later one.
+pub fn again(record: &Written<'_>) -> Option<Vec<u8>> {
+    let value = record.value?;
+    let (act, readable) = match decode_value(Some(value), record.timestamp_ms, record.at) {
+        ConsentChange::Act { act, .. } => (act, proto::ConsentRecord::decode(value).ok()),
+        ConsentChange::Unreadable(act) => (act, None),
+        ConsentChange::Erasure => return None,
+    };
+    let at = act.occurred_at.millis();
+    if readable.as_ref().is_some_and(|readable| readable.occurred_at_ms == at) {
+        return Some(value.to_vec());
+    }
+    let state = match act.state {
+        ConsentState::OptedOut => proto::ConsentState::OptedOut,
+        ConsentState::OptedIn => proto::ConsentState::OptedIn,
+    };
+    Some(encode_value(&proto::ConsentRecord { state: state.into(), occurred_at_ms: at, ..readable.unwrap_or_default() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &[u8] = b"acme|whatsapp|ext:1|marketing";
+
+    fn value(state: proto::ConsentState, occurred_at_ms: i64) -> Vec<u8> {
+        encode_value(&proto::ConsentRecord { state: state.into(), occurred_at_ms, ..Default::default() })
+    }
+
+    fn written(offset: u64, timestamp_ms: i64, value: &[u8]) -> Written<'_> {
+        Written { at: Position { partition: 0, offset }, timestamp_ms: Some(timestamp_ms), key: Some(KEY), value: Some(value) }
+    }
+
+    fn due(acts: &[(proto::ConsentState, i64)]) -> Vec<u64> {
+        let mut healing = Healing::new(PrintKey(1, 2), 1);
+        for (offset, (state, at)) in (0..).zip(acts) {
+            healing.read(&written(offset, 1000, &value(*state, *at)), &Businesses::default());
+        }
+        healing.due().iter().map(|at| at.offset).collect()
+    }
+
+    #[test]
+    fn a_key_whose_last_record_does_not_stand_is_due_and_no_other() {
+        let (out, back) = (proto::ConsentState::OptedOut, proto::ConsentState::OptedIn);
+        assert_eq!(due(&[(out, 5), (back, 9)]), [0; 0]);
+        assert_eq!(due(&[(out, 9), (back, 5)]), [0]);
+        assert_eq!(due(&[(out, 9), (back, 5), (out, 11)]), [0; 0], "a later act came after all");
+        assert_eq!(due(&[(out, 9), (back, 5), (out, 9)]), [0; 0], "it was healed already");
+    }
+
+    #[test]
+    fn a_record_appended_again_counts_as_it_did() {
+        let (out, back) = (proto::ConsentState::OptedOut, proto::ConsentState::OptedIn);
+        for (value, timestamp_ms) in [
+            (value(out, 700), 1000),
+            // Its own time lies beyond its record, which bounds it.
+            (value(back, 9000), 1000),
+            (value(out, 9000), 1000),
+            // Its record's time stands in for its own.
+            (value(out, 0), 1000),
+            (b"\xff\xff".to_vec(), 1000),
+        ] {
+            let counts = |record: &Written<'_>| match decode_value(record.value, record.timestamp_ms, record.at) {
+                ConsentChange::Act { act, .. } | ConsentChange::Unreadable(act) => (act.state, act.occurred_at, act.source),
+                ConsentChange::Erasure => panic!("no tombstone"),
+            };
+            let was = written(0, timestamp_ms, &value);
+            let copied = again(&was).expect("a value");
+            assert_eq!(counts(&written(7, 20_000, &copied)), counts(&was), "{value:?}");
+        }
+        assert_eq!(again(&Written { value: None, ..written(0, 1, b"") }), None);
     }
 }

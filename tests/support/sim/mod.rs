@@ -147,6 +147,9 @@ struct Process {
 /// How long a world lives under faults, and how long it may take to come to rest after them.
 pub const STEPS: u64 = 2_200;
 const REST_STEPS: u64 = 12_000;
+/// How many sends are tried on a spoilt topic, and for how long.
+const SPOILT_SENDS: usize = 10;
+const SPOILT_STEPS: u64 = 120;
 /// How many threads get a turn within a step.
 const TURNS: usize = 3;
 
@@ -161,21 +164,27 @@ pub struct Failure {
     history: Vec<(u64, String, Option<usize>)>,
 }
 
-/// About how many lines are shown of what concerns nobody.
-const SHOWN: usize = 80;
+/// How many lines are shown where nobody is concerned; else, around how many of the last that concern a person what
+/// others did is shown, and how many steps around.
+const SHOWN: usize = 120;
+const NEAR: usize = 8;
+const NEAR_STEPS: u64 = 25;
 
 impl Failure {
-    /// The history: all that concerns the person whose promise is broken, and the end of what concerns nobody.
+    /// The history: all that concerns the person whose promise is broken and what happened around the last of it, or
+    /// the end where it concerns nobody.
     pub fn told(&self) -> String {
-        let concerns = |(_, _, person): &&(u64, String, Option<usize>)| person.is_some() && *person == self.violation.person;
-        let of_nobody = |(_, _, person): &&(u64, String, Option<usize>)| person.is_none() || self.violation.person.is_none();
-        let left_out = self.history.iter().filter(of_nobody).count().saturating_sub(SHOWN);
-        let shown_from = self.history.iter().filter(of_nobody).nth(left_out).map_or(0, |(step, _, _)| *step);
-        let lines = self.history.iter().filter(|line| concerns(line) || (of_nobody(line) && line.0 >= shown_from));
+        let of_person = |person: &Option<usize>| person.is_some() && *person == self.violation.person;
+        let near: Vec<u64> = self.history.iter().rev().filter(|(_, _, person)| of_person(person)).map(|(step, _, _)| *step).take(NEAR).collect();
+        let from = self.history.len().saturating_sub(SHOWN);
+        let lines = self.history.iter().enumerate().filter(|(number, (step, _, person))| match self.violation.person {
+            Some(_) => of_person(person) || (person.is_none() && near.iter().any(|near| near.abs_diff(*step) < NEAR_STEPS)),
+            None => *number >= from,
+        });
         let mut told = format!("seed {}: {} is broken: {}\n", self.seed, self.violation.invariant, self.violation.what);
         let written = writeln!(told, "these faults are enough: {}", self.faults.shown())
             .and_then(|()| writeln!(told, "replay: STOPGATE_SIM_SEED={} cargo test --test integration simulation", self.seed))
-            .and_then(|()| lines.into_iter().try_for_each(|(step, what, _)| writeln!(told, "{step:>6} {what}")));
+            .and_then(|()| lines.into_iter().try_for_each(|(_, (step, what, _))| writeln!(told, "{step:>6} {what}")));
         written.expect("writing to a string");
         told
     }
@@ -247,12 +256,32 @@ impl Simulation {
                 return;
             }
             if step % 16 == 0 && self.world.lock().unfinished().is_empty() {
-                return self.world.lock().judge_end();
+                self.world.lock().judge_end();
+                return self.spoil(step);
             }
         }
         let mut world = self.world.lock();
         let what = world.unfinished();
         world.violate("I7", format!("the world does not come to rest: {what}"), None);
+    }
+
+    /// Once all is at rest: a partition more on opt-outs, or a key that nobody can read. Sends wait from then on.
+    fn spoil(&mut self, from: u64) {
+        let allowed = {
+            let mut world = self.world.lock();
+            workload::spoil(&mut world);
+            (0..SPOILT_SENDS).for_each(|_| workload::send(&mut world));
+            world.counts.get("allowed").copied()
+        };
+        for step in from..from + SPOILT_STEPS {
+            if self.step(step, false) {
+                return;
+            }
+        }
+        let mut world = self.world.lock();
+        if world.counts.get("allowed").copied() != allowed {
+            world.violate("P3", "a send was allowed that had to wait".to_owned(), None);
+        }
     }
 
     /// One event. Whether a promise is broken.

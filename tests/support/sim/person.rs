@@ -68,7 +68,8 @@ pub fn read(record: &Record) -> Option<(Key, Act)> {
     let silent = Act { at_ms: record.timestamp_ms, out: true, source: (false, 0, 0) };
     let Ok(value) = proto::ConsentRecord::decode(record.value.as_deref()?) else { return Some((key, silent)) };
     let out = value.state == i32::from(proto::ConsentState::OptedOut);
-    let at_ms = if out { value.occurred_at_ms } else { value.occurred_at_ms.min(record.timestamp_ms) };
+    let said = if value.occurred_at_ms == 0 { record.timestamp_ms } else { value.occurred_at_ms };
+    let at_ms = if out { said } else { said.min(record.timestamp_ms) };
     let source = value.evidence.and_then(|evidence| evidence.source).map_or((false, 0, 0), |at| (true, at.partition, at.offset));
     Some((key, Act { at_ms, out, source }))
 }

@@ -57,8 +57,8 @@ pub struct FilterStage {
 }
 
 impl FilterStage {
-    /// Outcomes, and the position of the view at which they were found.
-    fn look_up(&mut self, batch: &Batch<'_>) -> Result<(Vec<Outcome>, Vec<u64>), EdgeError> {
+    /// Outcomes, the position of the view at which they were found, and of which topic it is a position.
+    fn look_up(&mut self, batch: &Batch<'_>) -> Result<(Vec<Outcome>, Vec<u64>, String), EdgeError> {
         self.filter.begin_batch();
         let mut scratch = Vec::new();
         let records: Vec<stopgate::record::Record<'_>> = batch.records.iter().map(Received::as_record).collect();
@@ -80,8 +80,7 @@ impl FilterStage {
             }
             outcomes.push(self.filter.decide(prepared, &*view, batch.held_until));
         }
-        let as_of = view.applied().to_vec();
-        Ok((outcomes, as_of))
+        Ok((outcomes, view.applied().to_vec(), shared.topic_id()))
     }
 }
 
@@ -95,7 +94,7 @@ impl Stage for FilterStage {
     }
 
     fn decide(&mut self, batch: &Batch<'_>, transaction: &Producer) -> Result<(), EdgeError> {
-        let (outcomes, as_of) = self.look_up(batch)?;
+        let (outcomes, as_of, topic_id) = self.look_up(batch)?;
         let shown = as_of_text(&as_of);
         let mut runs: BTreeMap<TopicPartition, (Tally, u64, bool, u64)> = BTreeMap::new();
         for (received, outcome) in batch.records.iter().zip(outcomes) {
@@ -120,7 +119,6 @@ impl Stage for FilterStage {
             // The last batch of a run is the one that the fence must have been asked after.
             run.3 = run.3.max(received.tick);
         }
-        let topic_id = self.sight.view.topic_id();
         for (partition, (tally, end, expired, received)) in runs {
             let first = batch.first.get(&partition).copied().unwrap_or(end);
             let at = DecidedAt {
@@ -163,6 +161,8 @@ impl DetectStage {
     fn write(&mut self, answer: Answer, received: &Received, transaction: &Producer) -> Result<(), EdgeError> {
         for written in answer.consents {
             let key = consent::encode_key(&written.key);
+            let what = format!("writes {:?} of {} for {}@{}", written.act, written.key.subject, received.partition, received.offset);
+            self.sight.context.tell(what, person_of(received));
             let value = Some(consent::encode_value(&written.record));
             let record = Record { key: Some(key.as_bytes().to_vec()), value, headers: Vec::new(), timestamp_ms: 0, note: Note::Nothing };
             self.sight.context.call(|world| {
@@ -172,6 +172,7 @@ impl DetectStage {
             self.outstanding += 1;
         }
         if let Some((_, reply)) = answer.reply {
+            self.sight.context.tell(format!("answers {}@{}", received.partition, received.offset), person_of(received));
             let note = Note::Reply { partition: received.partition, offset: received.offset };
             let record = Record {
                 key: Some(reply.to.clone().into_bytes()),
@@ -250,6 +251,13 @@ impl Stage for DetectStage {
 
     fn may_leave_hold(&mut self, _received: &Received, _now: Timestamp) -> bool {
         false
+    }
+}
+
+fn person_of(received: &Received) -> Option<usize> {
+    match received.record.note {
+        Note::Message { person, .. } => Some(person),
+        Note::Nothing | Note::Send { .. } | Note::Outcome { .. } | Note::Block { .. } | Note::Reply { .. } => None,
     }
 }
 

@@ -5,12 +5,14 @@ use super::person::{Act, Note, OWN, PERSONS, identities};
 use super::world::{INBOUND, OPT_OUTS, SENDS, World};
 use super::{Fault, Mutation};
 use prost::Message as _;
+use std::collections::BTreeMap;
 use stopgate::domain::business::Businesses;
 use stopgate::domain::consent::Position;
 use stopgate::domain::identity::Identity;
 use stopgate::domain::key::{Channel, ConsentKey, Subject};
+use stopgate::domain::suppression::PrintKey;
 use stopgate::stage::apply::Written;
-use stopgate::stage::heal::Healing;
+use stopgate::stage::heal::{Healing, again};
 use stopgate::wire::consent::encode_key;
 use stopgate::wire::proto;
 
@@ -113,7 +115,12 @@ impl Outside {
             let channel = world.random.pick(&["whatsapp", "whatsapp", "*"]);
             let out = !world.random.one_in(3);
             let late = if world.strikes(Fault::OutOfOrder, 2) { world.random.below(400_000) as i64 } else { 0 };
-            let at = world.now_ms() - late;
+            // A third party's clock may run ahead, or there is none.
+            let at = match world.random.below(8) {
+                0 => 0,
+                1 => world.now_ms() + late,
+                _ => world.now_ms() - late,
+            };
             let state = if out { proto::ConsentState::OptedOut } else { proto::ConsentState::OptedIn };
             let record =
                 proto::ConsentRecord { state: state.into(), occurred_at_ms: at, cause: proto::ConsentCause::Admin.into(), ..Default::default() };
@@ -152,9 +159,7 @@ impl Outside {
     /// The operator heals: rarely enough that compaction has not come there yet, often enough that it never does before.
     /// (With the mutation that skips it, the time of healing comes and nothing is done.)
     pub fn heal(&mut self, world: &mut World) {
-        let settled = (0..world.log.partitions(OPT_OUTS))
-            .all(|partition| world.log.stable_end(OPT_OUTS, partition) == world.log.topic(OPT_OUTS).partitions[partition as usize].end);
-        if !settled {
+        if !is_settled(world) {
             return;
         }
         let tick = world.tick();
@@ -174,7 +179,19 @@ impl Outside {
     }
 }
 
-fn send(world: &mut World) {
+/// Something on opt-outs after which nobody may be allowed anything any more.
+pub fn spoil(world: &mut World) {
+    if world.random.one_in(2) {
+        world.log.add_partition(OPT_OUTS);
+        world.tell("operator", "adds a partition to opt-outs".to_owned(), None);
+    } else {
+        let partition = world.random.below(u64::from(world.log.partitions(OPT_OUTS))) as u32;
+        world.append(OPT_OUTS, partition, Some(b"nobody's key".to_vec()), Some(b"\xff".to_vec()), Note::Nothing);
+        world.tell("third party", "writes a key to opt-outs that nobody can read".to_owned(), None);
+    }
+}
+
+pub fn send(world: &mut World) {
     let person = world.random.below(PERSONS as u64) as usize;
     let partition = world.random.below(2) as u32;
     let known = identities(person);
@@ -200,51 +217,59 @@ fn send(world: &mut World) {
     world.count("sends");
 }
 
-fn heal(world: &mut World) {
-    let mut healing = Healing::default();
+/// Key and value of a record.
+type KeyValue = (Vec<u8>, Vec<u8>);
+
+/// Reads all of the opt-outs topic. What must be healed, and every record with the value under which it counts again.
+fn read_all(world: &World) -> (Healing, BTreeMap<Position, KeyValue>) {
+    let mut healing = Healing::new(PrintKey(1, 2), world.log.partitions(OPT_OUTS));
+    let mut all = BTreeMap::new();
     for partition in 0..world.log.partitions(OPT_OUTS) {
         for (offset, record) in world.log.read(OPT_OUTS, partition, 0, usize::MAX).0 {
             let at = Position { partition, offset };
             let written = Written { at, timestamp_ms: Some(record.timestamp_ms), key: record.key.as_deref(), value: record.value.as_deref() };
             healing.read(&written, &Businesses::default());
+            all.insert(at, (record.key.clone().unwrap_or_default(), again(&written).unwrap_or_default()));
         }
     }
-    for due in healing.due() {
-        let offset = world.append(OPT_OUTS, due.at.partition, Some(due.key), Some(due.value), Note::Nothing);
+    (healing, all)
+}
+
+fn is_settled(world: &World) -> bool {
+    (0..world.log.partitions(OPT_OUTS))
+        .all(|partition| world.log.stable_end(OPT_OUTS, partition) == world.log.topic(OPT_OUTS).partitions[partition as usize].end)
+}
+
+fn heal(world: &mut World) {
+    let (healing, mut all) = read_all(world);
+    for at in healing.due() {
+        let Some((key, value)) = all.remove(&at) else { continue };
+        let offset = world.append(OPT_OUTS, at.partition, Some(key), Some(value), Note::Nothing);
         world.count("healed");
-        world.tell("operator", format!("heals {}: again at {offset}", due.at), None);
+        world.tell("operator", format!("heals {at}: again at {offset}"), None);
     }
 }
 
 /// The topic is deleted, created again, and what stands in it is imported again: it ends below where it ended.
 pub fn recreate(world: &mut World) {
-    let mut standing = Healing::default();
-    let old: Vec<u64> = world.log.topic(OPT_OUTS).partitions.iter().map(|partition| partition.end).collect();
-    let mut kept: std::collections::BTreeMap<(u32, Vec<u8>), super::log::Record> = std::collections::BTreeMap::new();
-    for partition in 0..world.log.partitions(OPT_OUTS) {
-        if world.log.stable_end(OPT_OUTS, partition) != old[partition as usize] {
-            return;
-        }
-        for (offset, record) in world.log.read(OPT_OUTS, partition, 0, usize::MAX).0 {
-            let at = Position { partition, offset };
-            let written = Written { at, timestamp_ms: Some(record.timestamp_ms), key: record.key.as_deref(), value: record.value.as_deref() };
-            standing.read(&written, &Businesses::default());
-            kept.insert((partition, record.key.clone().unwrap_or_default()), record);
-        }
+    if !is_settled(world) {
+        return;
     }
-    for due in standing.due() {
-        if let Some(record) = kept.get_mut(&(due.at.partition, due.key)) {
-            record.value = Some(due.value);
-        }
+    let old: Vec<u64> = world.log.topic(OPT_OUTS).partitions.iter().map(|partition| partition.end).collect();
+    let (healing, all) = read_all(world);
+    // The last record of each key, and where that is not the one that stands, the one that does.
+    let due = healing.due();
+    let mut kept: BTreeMap<(u32, Vec<u8>), Vec<u8>> = BTreeMap::new();
+    for (at, (key, value)) in all.iter().chain(due.iter().filter_map(|at| all.get_key_value(at))) {
+        kept.insert((at.partition, key.clone()), value.clone());
     }
     let count = |partition: u32| kept.keys().filter(|(at, _)| *at == partition).count() as u64;
-    let readable = kept.values().all(|record| record.value.as_deref().is_some_and(|value| proto::ConsentRecord::decode(value).is_ok()));
-    if !readable || (0..).zip(&old).any(|(partition, end)| count(partition) >= *end) {
+    if (0..).zip(&old).any(|(partition, end)| count(partition) >= *end) {
         return;
     }
     world.log.create(OPT_OUTS, old.len());
-    for ((partition, key), record) in kept {
-        world.append(OPT_OUTS, partition, Some(key), record.value, Note::Nothing);
+    for ((partition, key), value) in kept {
+        world.append(OPT_OUTS, partition, Some(key), Some(value), Note::Nothing);
     }
     let (id, tick) = (world.log.topic(OPT_OUTS).id, world.tick());
     world.judge.made_at.insert(id, tick);
