@@ -103,3 +103,9 @@ fn a_zombie_that_is_not_fenced_is_caught() {
 fn a_skipped_heal_is_caught() {
     is_caught(Mutation::HealSkipped, &["I1", "I6"]);
 }
+
+#[test]
+fn a_world_comes_out_the_same_each_time() {
+    let run = || sim::run(7, None).map_err(|failure| failure.told());
+    assert_eq!(run(), run());
+}
