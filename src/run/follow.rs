@@ -8,12 +8,11 @@ use crate::config::Config;
 use crate::domain::consent::{ConsentState, Position};
 use crate::domain::suppression::{Applied, SHARDS};
 use crate::domain::time::Timestamp;
-use crate::domain::view::ConsentView;
 use crate::kafka::EdgeError;
 use crate::kafka::follower::{Followed, Follower, Turn};
 use crate::kafka::offsets::OffsetsClient;
 use crate::metrics::{Metrics, Part};
-use crate::stage::apply::{Effect, Written, apply};
+use crate::stage::apply::{Change, Effect, Reader, Written};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -110,12 +109,13 @@ impl Follow {
         let mut follower = Follower::new(&self.config.connection, &self.config.filter_group, topic, beginnings.as_slice())?;
         self.view.publish(beginnings.as_slice());
         self.view.apply(|view| view.expect_many(true));
+        let mut reader = Reader::new(self.view.print_key(), &self.config.businesses);
         let mut restoring = true;
         let mut poison = BTreeSet::new();
         let mut looked = Instant::now();
         let mut counted = Instant::now();
         while !self.stop.is_asked() {
-            let turn = follower.turn(WAIT, |records| self.apply(records, !restoring, &mut poison))?;
+            let turn = follower.turn(WAIT, |records| self.apply(&mut reader, records, !restoring, &mut poison))?;
             match turn {
                 Turn::Read => {}
                 Turn::OutOfRange => return Ok(Some(Again::Restore("the log no longer holds the position that was to be read"))),
@@ -189,26 +189,28 @@ impl Follow {
         }
     }
 
-    fn apply(&self, records: &[Followed<'_>], live: bool, poison: &mut BTreeSet<Position>) {
-        if records.is_empty() {
-            return;
-        }
+    fn apply(&self, reader: &mut Reader<'_>, records: &[Followed<'_>], live: bool, poison: &mut BTreeSet<Position>) {
         let now = live.then(SystemTime::now);
+        let changes = records.iter().map(|record| {
+            let at = Position { partition: record.partition, offset: record.offset };
+            (at, reader.read(&Written { at, timestamp_ms: record.timestamp_ms, key: record.key, value: record.value }))
+        });
+        let changes: Vec<(Position, Change)> = changes.collect();
         // Nobody looks up while a view is restored.
-        for slice in records.chunks(if live { SLICE } else { records.len() }) {
+        for slice in changes.chunks(if live { SLICE } else { changes.len().max(1) }) {
             self.view.apply(|view| {
-                for record in slice {
-                    self.apply_one(view, record, now, poison);
-                    view.advance(record.partition, record.offset + 1);
+                reader.introduce(view);
+                view.prefetch_rows(slice.iter().filter_map(|(_, change)| change.person()));
+                for (at, change) in slice {
+                    self.count(*at, change.apply(view), now, poison);
+                    view.advance(at.partition, at.offset + 1);
                 }
             });
         }
     }
 
-    fn apply_one(&self, view: &mut ConsentView, record: &Followed<'_>, now: Option<SystemTime>, poison: &mut BTreeSet<Position>) {
-        let at = Position { partition: record.partition, offset: record.offset };
-        let written = Written { at, timestamp_ms: record.timestamp_ms, key: record.key, value: record.value };
-        match apply(view, &written, &self.config.businesses) {
+    fn count(&self, at: Position, effect: Effect, now: Option<SystemTime>, poison: &mut BTreeSet<Position>) {
+        match effect {
             Effect::UnreadableKey => {
                 self.metrics.consent_unreadable.get_or_create(&Part { part: "key" }).inc();
                 if !self.config.acknowledged_poison.contains(&at) {

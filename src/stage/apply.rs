@@ -2,9 +2,11 @@
 
 use crate::domain::business::Businesses;
 use crate::domain::consent::{Act, Position};
-use crate::domain::suppression::Applied;
-use crate::domain::view::ConsentView;
-use crate::wire::consent::{ConsentChange, decode_key, decode_value, encode_key};
+use crate::domain::identity::Identity;
+use crate::domain::key::Subject;
+use crate::domain::suppression::{Applied, PersonPrint, PrintKey, SlotPrint};
+use crate::domain::view::{ConsentView, MessagePrint, message_print};
+use crate::wire::consent::{ConsentChange, decode_key, decode_value, encode_key, read_value, split_key};
 
 /// A record of the opt-outs topic, borrowed.
 #[derive(Clone, Copy)]
@@ -27,32 +29,144 @@ pub enum Effect {
     UnreadableKey,
 }
 
-/// Lets a record count. The position is not advanced: that is for whoever knows that nothing lies in between.
-pub fn apply(view: &mut ConsentView, record: &Written<'_>, businesses: &Businesses) -> Effect {
-    let key_bytes = record.key.unwrap_or_default();
-    let Ok(key) = decode_key(key_bytes, businesses) else { return Effect::UnreadableKey };
-    match decode_value(record.value, record.timestamp_ms, record.at) {
-        ConsentChange::Erasure => {
-            // The tombstone of an alias of a key erases that alias alone: what stands under the canonical key is on the
-            // topic still.
-            if encode_key(&key).as_bytes() == key_bytes {
-                view.erase(&key);
-            }
-            Effect::Erased
+/// A record that was read, ready to count. Its business is known to the [`Reader`] that read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    Act {
+        person: PersonPrint,
+        slot: SlotPrint,
+        act: Act,
+        message: Option<MessagePrint>,
+        readable: bool,
+    },
+    Erasure {
+        person: PersonPrint,
+        slot: SlotPrint,
+    },
+    /// The tombstone of an alias of a key erases that alias alone: what stands under the canonical key is on the topic
+    /// still.
+    ErasureOfAlias,
+    UnreadableKey,
+}
+
+/// Reads records of the opt-outs topic, as many as there are: without an allocation for most of them, and without the
+/// view.
+pub struct Reader<'a> {
+    prints: PrintKey,
+    businesses: &'a Businesses,
+    kept: Vec<Kept>,
+    /// Businesses and subjects that were read and that no view has met.
+    unmet: Vec<(Box<str>, Subject)>,
+}
+
+/// What keys have in common, as written and as understood.
+struct Kept {
+    written: [Box<str>; 3],
+    business: Box<str>,
+    slot: SlotPrint,
+}
+
+/// So many are kept. More businesses than these take longer, each time one of them is not among the kept.
+const MOST_KEPT: usize = 16;
+
+impl<'a> Reader<'a> {
+    /// A reader for a view of this key.
+    pub fn new(prints: PrintKey, businesses: &'a Businesses) -> Self {
+        Self { prints, businesses, kept: Vec::new(), unmet: Vec::new() }
+    }
+
+    /// Reads a record.
+    pub fn read(&mut self, record: &Written<'_>) -> Change {
+        let key = record.key.unwrap_or_default();
+        let Some(value) = record.value else { return self.read_tombstone(key) };
+        let Some((person, slot)) = self.read_key(key) else { return Change::UnreadableKey };
+        if let Some((act, message)) = read_value(value, record.timestamp_ms, record.at) {
+            return Change::Act { person, slot, act, message: message_print(message), readable: true };
         }
-        ConsentChange::Unreadable(act) => Effect::Applied { act, applied: view.apply(&key, act, ""), readable: false },
-        ConsentChange::Act { act, provider_message_id } => {
-            Effect::Applied { act, applied: view.apply(&key, act, &provider_message_id), readable: true }
+        match decode_value(Some(value), record.timestamp_ms, record.at) {
+            ConsentChange::Erasure => unreachable!("a record with a value is no tombstone"),
+            ConsentChange::Unreadable(act) => Change::Act { person, slot, act, message: None, readable: false },
+            ConsentChange::Act { act, provider_message_id } => {
+                Change::Act { person, slot, act, message: message_print(&provider_message_id), readable: true }
+            }
         }
     }
+
+    fn read_tombstone(&self, bytes: &[u8]) -> Change {
+        let Ok(key) = decode_key(bytes, self.businesses) else { return Change::UnreadableKey };
+        if encode_key(&key).as_bytes() != bytes {
+            return Change::ErasureOfAlias;
+        }
+        Change::Erasure { person: self.prints.person(&key.business, &key.identity), slot: self.prints.slot(&key.channel, &key.subject) }
+    }
+
+    fn read_key(&mut self, bytes: &[u8]) -> Option<(PersonPrint, SlotPrint)> {
+        let parts = split_key(bytes);
+        if let Some([business, channel, identity, subject]) = parts
+            && !identity.contains('%')
+            && let Some(kept) = self.kept.iter().find(|kept| kept.written.iter().zip([business, channel, subject]).all(|(a, b)| **a == *b))
+        {
+            return Some((self.prints.person(&kept.business, &Identity::parse(identity).ok()?), kept.slot));
+        }
+        let key = decode_key(bytes, self.businesses).ok()?;
+        let slot = self.prints.slot(&key.channel, &key.subject);
+        let person = self.prints.person(&key.business, &key.identity);
+        if let Some([business, channel, _, subject]) = parts {
+            if self.kept.len() == MOST_KEPT {
+                self.kept.remove(0);
+            }
+            self.kept.push(Kept { written: [business, channel, subject].map(Into::into), business: key.business.clone(), slot });
+        }
+        self.unmet.push((key.business, key.subject));
+        Some((person, slot))
+    }
+
+    /// Makes the businesses known of all that was read since.
+    pub fn introduce(&mut self, view: &mut ConsentView) {
+        self.unmet.drain(..).for_each(|(business, subject)| view.meet(&business, &subject));
+    }
+}
+
+impl Change {
+    /// Whom it concerns.
+    pub fn person(&self) -> Option<PersonPrint> {
+        match self {
+            Self::Act { person, .. } | Self::Erasure { person, .. } => Some(*person),
+            Self::ErasureOfAlias | Self::UnreadableKey => None,
+        }
+    }
+
+    /// Lets it count. The position is not advanced: that is for whoever knows that nothing lies in between.
+    pub fn apply(self, view: &mut ConsentView) -> Effect {
+        match self {
+            Self::UnreadableKey => Effect::UnreadableKey,
+            Self::ErasureOfAlias => Effect::Erased,
+            Self::Erasure { person, slot } => {
+                view.erase_from(person, slot);
+                Effect::Erased
+            }
+            Self::Act { person, slot, act, message, readable } => {
+                Effect::Applied { act, applied: view.apply_to(person, slot, act, message), readable }
+            }
+        }
+    }
+}
+
+/// Reads a record and lets it count.
+pub fn apply(view: &mut ConsentView, record: &Written<'_>, businesses: &Businesses) -> Effect {
+    let mut reader = Reader::new(view.print_key(), businesses);
+    let change = reader.read(record);
+    reader.introduce(view);
+    change.apply(view)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::business::Business;
     use crate::domain::consent::ConsentState;
-    use crate::domain::suppression::PrintKey;
     use crate::wire::{consent::encode_value, proto};
+    use proptest::prelude::*;
 
     fn written<'a>(key: &'a [u8], value: Option<&'a [u8]>) -> Written<'a> {
         Written { at: Position { partition: 0, offset: 7 }, timestamp_ms: Some(1000), key: Some(key), value }
@@ -65,6 +179,28 @@ mod tests {
         let Effect::Applied { act, applied: Applied::First, readable: false } = effect else { panic!("{effect:?}") };
         assert_eq!((act.state, act.cause.offset), (ConsentState::OptedOut, 7));
         assert_eq!(apply(&mut view, &written(b"nonsense", Some(b"\xff")), &Businesses::default()), Effect::UnreadableKey);
+    }
+
+    proptest! {
+        #[test]
+        fn a_reader_that_has_read_others_reads_as_one_that_has_not(
+            keys in prop::collection::vec(("(acme|old|b%7C)?", "(sms|SMS|\\*|x)?", "(phone:\\+5511[0-9]{8,9}|ext:[a%]{0,3}|email:A@b.c)?", "(marketing|all|program:[ab%4]{1,3})?"), 1..40),
+            value in prop::collection::vec(any::<u8>(), 0..6),
+        ) {
+            let acme = Business { name: "acme".into(), numbers: vec![], accounts: vec![], former_names: vec!["old".into()] };
+            let businesses = Businesses::new(&[acme]).expect("no conflict");
+            let prints = PrintKey(1, 2);
+            let mut reader = Reader::new(prints, &businesses);
+            for (business, channel, identity, subject) in keys {
+                let key = format!("{business}|{channel}|{identity}|{subject}");
+                let expected = decode_key(key.as_bytes(), &businesses).ok().map(|key| (prints.person(&key.business, &key.identity), prints.slot(&key.channel, &key.subject)));
+                let found = match reader.read(&written(key.as_bytes(), Some(&value))) {
+                    Change::Act { person, slot, .. } => Some((person, slot)),
+                    Change::Erasure { .. } | Change::ErasureOfAlias | Change::UnreadableKey => None,
+                };
+                prop_assert_eq!(found, expected, "{}", key);
+            }
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! part are percent-encoded. Value: protobuf [`proto::ConsentRecord`]. A readable key with an unreadable value counts
 //! as an opt-out of that key; an unreadable key is an error that its reader must not step over.
 
+use super::consent_fields::ConsentFields;
 use super::partition::partition_for;
 use super::proto;
 use crate::domain::business::Businesses;
@@ -64,16 +65,17 @@ fn encode_part(text: &str) -> String {
     encoded
 }
 
+/// The four parts of a key as written.
+pub fn split_key(bytes: &[u8]) -> Option<[&str; 4]> {
+    let mut parts = std::str::from_utf8(bytes).ok()?.split('|');
+    let four = [parts.next()?, parts.next()?, parts.next()?, parts.next()?];
+    parts.next().is_none().then_some(four)
+}
+
 /// Reads a key, resolving the business and the identity as today's lists and tables do: a change of either reaches
 /// records written before it.
 pub fn decode_key(bytes: &[u8], businesses: &Businesses) -> Result<ConsentKey, UnreadableKey> {
-    let text = std::str::from_utf8(bytes).map_err(|_| UnreadableKey)?;
-    let mut parts = text.split('|');
-    let (Some(business), Some(channel), Some(identity), Some(subject), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return Err(UnreadableKey);
-    };
+    let [business, channel, identity, subject] = split_key(bytes).ok_or(UnreadableKey)?;
     let part = |text| percent_decode_str(text).decode_utf8().map_err(|_| UnreadableKey);
     let business = part(business)?;
     if business.is_empty() {
@@ -101,34 +103,47 @@ pub enum ConsentChange {
 /// Reads a value. `recorded_ms` is the record's Kafka timestamp.
 pub fn decode_value(value: Option<&[u8]>, recorded_ms: Option<i64>, cause: Position) -> ConsentChange {
     let Some(value) = value else { return ConsentChange::Erasure };
-    let unreadable = || {
-        let recorded = recorded_ms.and_then(Timestamp::from_millis).unwrap_or(Timestamp::EPOCH);
-        ConsentChange::Unreadable(Act {
-            state: ConsentState::OptedOut,
-            occurred_at: recorded,
-            source: Source::default(),
-            cause,
-            changed_state: false,
-        })
-    };
-    let Ok(record) = proto::ConsentRecord::decode(value) else { return unreadable() };
-    let state = match proto::ConsentState::try_from(record.state) {
+    let Ok(record) = proto::ConsentRecord::decode(value) else { return ConsentChange::Unreadable(unreadable(recorded_ms, cause)) };
+    match act_of(&ConsentFields::of(&record), recorded_ms, cause) {
+        None => ConsentChange::Unreadable(unreadable(recorded_ms, cause)),
+        Some(act) => ConsentChange::Act { act, provider_message_id: record.evidence.unwrap_or_default().provider_message_id },
+    }
+}
+
+/// The act of a value and the id of its message, without an allocation; `None` where [`decode_value`] is to be asked.
+pub fn read_value(value: &[u8], recorded_ms: Option<i64>, cause: Position) -> Option<(Act, &str)> {
+    let fields = ConsentFields::read(value)?;
+    Some((act_of(&fields, recorded_ms, cause)?, fields.provider_message_id))
+}
+
+/// What counts where a value cannot be read: an opt-out at its record's time.
+fn unreadable(recorded_ms: Option<i64>, cause: Position) -> Act {
+    Act {
+        state: ConsentState::OptedOut,
+        occurred_at: recorded_ms.and_then(Timestamp::from_millis).unwrap_or(Timestamp::EPOCH),
+        source: Source::default(),
+        cause,
+        changed_state: false,
+    }
+}
+
+/// The act that the fields tell; `None` where they tell none.
+fn act_of(fields: &ConsentFields<'_>, recorded_ms: Option<i64>, cause: Position) -> Option<Act> {
+    let state = match proto::ConsentState::try_from(fields.state) {
         Ok(proto::ConsentState::OptedOut) => ConsentState::OptedOut,
         Ok(proto::ConsentState::OptedIn) => ConsentState::OptedIn,
-        Ok(proto::ConsentState::Unspecified) | Err(_) => return unreadable(),
+        Ok(proto::ConsentState::Unspecified) | Err(_) => return None,
     };
     let recorded = recorded_ms.and_then(Timestamp::from_millis);
-    let said = Some(record.occurred_at_ms).filter(|&millis| millis != 0);
-    let Some(occurred_at) = said.map_or(recorded, Timestamp::from_millis) else { return unreadable() };
+    let said = Some(fields.occurred_at_ms).filter(|&millis| millis != 0);
+    let occurred_at = said.map_or(recorded, Timestamp::from_millis)?;
     let occurred_at = match (state, recorded) {
         // Whoever wrote it: an opt-in never counts later than its record.
         (ConsentState::OptedIn, Some(recorded)) => occurred_at.min(recorded),
         (ConsentState::OptedIn, None) | (ConsentState::OptedOut, _) => occurred_at,
     };
-    let evidence = record.evidence.unwrap_or_default();
-    let source = evidence.source.map_or_else(Source::default, |at| Source::new(&at.topic, at.partition, at.offset, at.index));
-    let act = Act { state, occurred_at, source, cause, changed_state: record.changed_state };
-    ConsentChange::Act { act, provider_message_id: evidence.provider_message_id }
+    let source = fields.source.map_or_else(Source::default, |at| Source::new(at.topic, at.partition, at.offset, at.index));
+    Some(Act { state, occurred_at, source, cause, changed_state: fields.changed_state })
 }
 
 /// Writes a value.

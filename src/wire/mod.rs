@@ -3,6 +3,7 @@
 //! What is absent: Kafka, clocks, configuration files, logs. An error names a kind, never a content.
 
 pub mod consent;
+pub mod consent_fields;
 pub mod fields;
 mod flat;
 pub mod inbound;
