@@ -114,6 +114,9 @@ pub struct Worker {
     /// More records were at hand than the last batch took.
     more: bool,
     fenced: bool,
+    /// Nothing was received since everything started again. The client tells what the group asks only while it receives:
+    /// a member that the group has forgotten must hear of it before it commits once more, or it never would.
+    deaf: bool,
     hold: Option<Hold>,
     asked: VecDeque<Rebalance>,
     trouble: Option<Trouble>,
@@ -130,6 +133,7 @@ impl Worker {
             pending: false,
             more: false,
             fenced: pace.fencing == Fencing::Never,
+            deaf: false,
             hold: None,
             asked: VecDeque::new(),
             trouble: None,
@@ -170,7 +174,7 @@ impl Worker {
         match self.open_since_ms {
             Some(since) if !self.more || self.is_due(since, now_ms) => Step::Commit,
             Some(_) => Step::Receive { wait_ms: 0 },
-            None if self.pace.commits_idle_positions && !self.uncommitted().is_empty() => Step::Commit,
+            None if self.pace.commits_idle_positions && !self.deaf && !self.uncommitted().is_empty() => Step::Commit,
             None => Step::Receive { wait_ms: self.pace.idle_wait_ms },
         }
     }
@@ -201,6 +205,7 @@ impl Worker {
     /// Records were received (`any`), perhaps with more at hand (`more`).
     pub fn received(&mut self, any: bool, more: bool) {
         self.more = more;
+        self.deaf = false;
         if any {
             self.pending = true;
             if self.pace.fencing == Fencing::EveryBatch {
@@ -313,6 +318,7 @@ impl Worker {
         self.open_since_ms = None;
         self.pending = false;
         self.more = true;
+        self.deaf = true;
         self.must_fence();
     }
 
@@ -599,6 +605,20 @@ mod tests {
         assert_eq!(worker.uncommitted(), at(0));
         worker.committed();
         assert_eq!(worker.next(0), Step::Receive { wait_ms: 100 });
+    }
+
+    #[test]
+    fn detect_hears_what_the_group_asks_between_two_commits_that_fail() {
+        let mut worker = Worker::new(Pace { fencing: Fencing::AfterChange, commits_idle_positions: true, ..PACE });
+        worker.asked(Rebalance::Take(vec![partition(0)]));
+        worker.taken(&[(partition(0), 0, None)]);
+        assert_eq!(worker.next(0), Step::Commit);
+        worker.failed(Trouble::Abort);
+        assert_eq!(worker.next(0), Step::Abort);
+        worker.aborted();
+        assert_eq!(worker.next(0), Step::Receive { wait_ms: 100 });
+        worker.received(false, false);
+        assert_eq!(worker.next(0), Step::Commit);
     }
 
     #[test]
