@@ -53,6 +53,11 @@ enum Command {
     /// differences, and so are gaps between decision blocks. Nothing is written anywhere. Interrupted, it prints the
     /// --offsets with which to go on.
     Replay(cli::replay::ReplayArgs),
+    /// Tell one person's story in order of time: what was asked for and on what evidence, what was answered, which sends went
+    ///
+    /// Everything is read back from the topics, with positions. The inbound topic is not needed: the evidence is in the
+    /// record. Exit code 1 where nothing is known of the one asked for.
+    Explain(cli::explain::ExplainArgs),
     /// Measure speed on your own broker, beside the client's bare loop, on topics that are removed again
     Bench(cli::bench::BenchArgs),
 }
@@ -67,6 +72,7 @@ fn main() -> ExitCode {
         Command::Topics(args) => cli::topics::run(&args),
         Command::Check(args) => cli::check::run(&args),
         Command::Replay(args) => cli::replay::run(&args),
+        Command::Explain(args) => cli::explain::run(&args),
         Command::Bench(args) => cli::bench::run(&args),
     };
     match result {

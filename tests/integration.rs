@@ -16,6 +16,8 @@ mod integration {
     mod kafka_bench;
     /// STOP to suppression, START to permission.
     mod kafka_end_to_end;
+    /// One person's story.
+    mod kafka_explain;
     /// One outcome for each input, whatever happens.
     mod kafka_exactly_once;
     /// No leak; in doubt, hold.

@@ -4,6 +4,7 @@
 pub(crate) mod bench;
 pub(crate) mod check;
 pub(crate) mod classify;
+pub(crate) mod explain;
 pub(crate) mod replay;
 pub(crate) mod service;
 pub(crate) mod topics;

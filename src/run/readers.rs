@@ -3,9 +3,9 @@
 
 use crate::config::Config;
 use crate::kafka::offsets::{OffsetsClient, Unknown};
-use crate::kafka::range::{RangeError, RangeReader, Span};
+use crate::kafka::range::{RangeError, RangeReader, Span, read_in_parallel};
 use crate::kafka::{Connection, EdgeError};
-use crate::record::TopicName;
+use crate::record::{Record, TopicName};
 use std::time::Duration;
 
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -123,5 +123,11 @@ impl Readers {
     /// A reader of stretches of one topic.
     pub fn read(&self, topic: &TopicName, spans: &[Span]) -> Result<RangeReader, EdgeError> {
         RangeReader::new(&self.connection, &self.group, topic, spans)
+    }
+
+    /// Hands every record of a topic to `each`, from up to `threads` threads; one partition's records come in order and
+    /// from one thread.
+    pub fn for_each(&self, extent: &Extent, threads: usize, each: &(impl Fn(&Record<'_>) + Sync)) -> Result<(), Trouble> {
+        Ok(read_in_parallel(&self.connection, &self.group, &extent.topic, &extent.spans(), threads, each)?)
     }
 }

@@ -303,7 +303,7 @@ fn bounded(id: String) -> String {
 
 /// Longest excerpt, in bytes, and how much of the text around the matched words a short one keeps.
 const FULL_EXCERPT_BYTES: usize = 4096;
-const AROUND_BYTES: usize = 60;
+pub const AROUND_BYTES: usize = 60;
 
 fn excerpt(text: &str, start: u32, end: u32, policy: Excerpt) -> String {
     let (start, end) = (start as usize, end as usize);

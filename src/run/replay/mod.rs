@@ -27,7 +27,6 @@ use crate::domain::consent::Position;
 use crate::domain::history::{History, HistoryBuilder};
 use crate::domain::suppression::PrintKey;
 use crate::domain::time::Timestamp;
-use crate::kafka::range::Span;
 use crate::record::{Record, TopicName};
 use crate::stage::filter::FilterRules;
 use crate::wire::consent::{ConsentChange, decode_key, decode_value, encode_key};
@@ -343,7 +342,7 @@ fn history(config: &Config, opt_outs: &Extent, readers: &Readers, threads: usize
     let print_key = PrintKey(random.hash_one("print"), random.hash_one("key"));
     let builder = Mutex::new(HistoryBuilder::new(print_key, opt_outs.partitions()));
     let bar = progress::bar("opt-outs", Some(opt_outs.spans().iter().map(|span| span.to - span.from).sum()));
-    in_parallel(readers, opt_outs, threads, &|record| {
+    readers.for_each(opt_outs, threads, &|record| {
         bar.inc(1);
         let at = Position { partition: record.partition, offset: record.offset };
         let key_bytes = record.key.unwrap_or_default();
@@ -361,21 +360,6 @@ fn history(config: &Config, opt_outs: &Extent, readers: &Readers, threads: usize
     })?;
     bar.finish_and_clear();
     Ok(builder.into_inner().finish())
-}
-
-/// Hands every record of a topic to `each`, one partition's records in order and from one thread.
-fn in_parallel(readers: &Readers, extent: &Extent, threads: usize, each: &(impl Fn(&Record<'_>) + Sync)) -> Result<(), Trouble> {
-    let spans = extent.spans();
-    let threads = threads.clamp(1, spans.len().max(1));
-    thread::scope(|scope| {
-        let reading: Vec<_> = (0..threads)
-            .map(|number| {
-                let share: Vec<Span> = spans.iter().copied().skip(number).step_by(threads).collect();
-                scope.spawn(move || Ok::<(), Trouble>(readers.read(&extent.topic, &share)?.for_each(each)?))
-            })
-            .collect();
-        reading.into_iter().try_for_each(joined)
-    })
 }
 
 /// The filter's dead letters, by the record that each was.
