@@ -16,10 +16,10 @@ mod integration {
     mod kafka_bench;
     /// STOP to suppression, START to permission.
     mod kafka_end_to_end;
-    /// One person's story.
-    mod kafka_explain;
     /// One outcome for each input, whatever happens.
     mod kafka_exactly_once;
+    /// One person's story.
+    mod kafka_explain;
     /// No leak; in doubt, hold.
     mod kafka_fence;
     /// The tests' own broker and client.
