@@ -1,10 +1,10 @@
 //! The suppression set: for every consent key, the act that stands.
 //!
-//! Persons are kept as 64-bit fingerprints under a random key ([`print`]), and the entries of a person lie together: that
+//! Persons are kept as 64-bit fingerprints under a random key (`print`), and the entries of a person lie together: that
 //! nothing is known of them, the usual answer, costs one look into memory. The fingerprint's first bits choose one of
-//! 4096 shards ([`shard`]), small tables that grow one by one, so that nobody waits for the growth of all. Channel and
+//! 4096 shards (`shard`), small tables that grow one by one, so that nobody waits for the growth of all. Channel and
 //! subject are few: each pair has a number, as has each partition that acts came from. Times are kept as the distance to
-//! the first act in the same stretch of the opt-outs partition. What remains fits columns of a few bits ([`shape`]).
+//! the first act in the same stretch of the opt-outs partition. What remains fits columns of a few bits (`shape`).
 //!
 //! The odds: of n persons, n²/2⁶⁵ pairs share a fingerprint: at 50 million the chance that there is any such pair is 7 in
 //! 100,000, at 100 million 3 in 10,000. That one given send meets a stranger's entry has the odds n/2⁶⁴: at 100 million 5
