@@ -46,10 +46,10 @@ enum Command {
     Topics(cli::ClusterArgs),
     /// Print the effective configuration, secrets redacted, and everything that is wrong with it or with the topics
     Check(cli::service::ServiceArgs),
-    /// Decide again what was decided, and compare it byte for byte: exit code 0 same, 1 different, 2 trouble
+    /// Decide again what was decided, and compare it with what was written: exit code 0 same, 1 different, 2 trouble
     ///
     /// Every send is decided again at the position of opt-outs that its decision block names, and held against its outcome
-    /// on sends.allowed, sends.suppressed or dead-letters. Missing, doubled, changed and misplaced outcomes are
+    /// on sends.allowed, sends.suppressed or dead-letters, by hashes of key, value and headers. Missing, doubled, changed and misplaced outcomes are
     /// differences, and so are gaps between decision blocks. Nothing is written anywhere. Interrupted, it prints the
     /// --offsets with which to go on.
     Replay(cli::replay::ReplayArgs),

@@ -1,31 +1,14 @@
 //! `stopgate bench`.
 
 use super::{ClusterArgs, failed, init_log};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use stopgate::config::{LogFormat, Overrides, Verb};
 use stopgate::run::bench::{self, Measured, Options, Size};
 use stopgate::run::service::Failure;
 
-/// What is measured.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum What {
-    /// Write opt-outs and sends
-    Fill,
-    /// Stage 2, exactly-once and fenced, beside the bare copy of the same sends
-    Filter,
-    /// Stage 1 on JSON messages, beside their bare copy
-    Detect,
-    /// Read the opt-outs topic into the set
-    Restore,
-    /// From a STOP until no send passes, at 5,000 sends a second, both stages in this process
-    Latency,
-    /// The client's bare loop, read and write: what everything else is compared with
-    Copy,
-}
-
 #[derive(Args)]
 pub(crate) struct BenchArgs {
-    what: What,
+    what: Measured,
     #[command(flatten)]
     cluster: ClusterArgs,
     /// Opt-outs to write; for latency, people who stop (at most 200)
@@ -55,7 +38,7 @@ pub(crate) struct BenchArgs {
 }
 
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
-    if args.default_topics && args.what != What::Fill {
+    if args.default_topics && args.what != Measured::Fill {
         return Err(super::refused("--default-topics goes with `bench fill` alone: every other measurement has topics of its own"));
     }
     // Readiness of the measured service is of no interest here; what goes wrong is.
@@ -72,13 +55,5 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
     }
     let bootstrap = args.cluster.bootstrap.clone().or_else(|| raw.bootstrap.clone());
     let bootstrap = bootstrap.ok_or_else(|| super::refused("bootstrap is missing: give --bootstrap HOST:PORT"))?;
-    let measured = match args.what {
-        What::Fill => Measured::Fill,
-        What::Filter => Measured::Filter,
-        What::Detect => Measured::Detect,
-        What::Restore => Measured::Restore,
-        What::Latency => Measured::Latency,
-        What::Copy => Measured::Copy,
-    };
-    bench::run(&raw, &bootstrap, measured, &options, &mut out).map_err(failed)
+    bench::run(&raw, &bootstrap, args.what, &options, &mut out).map_err(failed)
 }

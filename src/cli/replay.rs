@@ -1,11 +1,11 @@
 //! `stopgate replay`.
 
-use super::{ClusterArgs, configure, failed, init_log, refused, stop_on_signals};
+use super::{ClusterArgs, failed, init_log, refused, stop_on_signals};
 use clap::{Args, ValueEnum};
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use stopgate::config::{LogFormat, Overrides, Verb};
+use stopgate::config::{LogFormat, Verb};
 use stopgate::domain::time::Timestamp;
 use stopgate::run::replay::{self, OffsetRange, Options};
 use stopgate::run::service::Failure;
@@ -46,8 +46,7 @@ pub(crate) struct ReplayArgs {
 
 pub(crate) fn run(args: &ReplayArgs) -> Result<(), Failure> {
     init_log(LogFormat::Text, "error");
-    let overrides = Overrides { bootstrap: args.cluster.bootstrap.clone(), ..Overrides::default() };
-    let config = configure(args.cluster.read()?, overrides, Verb::Run)?;
+    let config = args.cluster.configure(Verb::Run)?;
     let options = Options {
         offsets: args.offsets.clone(),
         since: args.since,

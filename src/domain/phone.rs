@@ -215,6 +215,15 @@ impl fmt::Debug for Phone {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn plus_and_digits_read_as_any_other_spelling_of_them(digits in "[0-9]{0,18}") {
+            let shown = |text: String| Phone::parse(&text).map(|phone| (phone.as_str().to_owned(), phone.as_spelt().to_owned()));
+            prop_assert_eq!(shown(format!("+{digits}")), shown(format!(" +{digits}")));
+        }
+    }
 
     #[track_caller]
     fn check(spelling: &str, canonical: Option<&str>) {

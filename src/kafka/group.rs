@@ -4,7 +4,7 @@
 //! gives partitions itself, at offsets that it has looked up itself: a missing position is the beginning of the log, a
 //! position that the log no longer holds is a hold. Nothing is ever skipped by a reset policy.
 
-use super::ffi::consume::{Consumed, MemberQueue};
+use super::ffi::consume::{Consumed, MemberConsumer};
 use super::offsets::OffsetsClient;
 use super::{Connection, EdgeError};
 use crate::record::{Header, Rebalance, Record, TopicName, TopicPartition};
@@ -13,7 +13,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMe
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -143,9 +143,7 @@ pub enum Start {
 
 /// A subscribed member of a consumer group. For one thread.
 pub struct GroupConsumer {
-    // Dropped before `consumer`: fields are dropped in the order in which they are declared.
-    queue: RefCell<MemberQueue>,
-    consumer: BaseConsumer<GroupContext>,
+    member: MemberConsumer<GroupContext>,
     topics: Vec<TopicName>,
 }
 
@@ -170,17 +168,17 @@ impl GroupConsumer {
         connection.set_defaults(&mut config, &defaults);
         let context = GroupContext { topics: topics.to_vec(), asked: Mutex::new(VecDeque::new()), leaving: AtomicBool::new(false) };
         let consumer: BaseConsumer<GroupContext> = config.create_with_context(context).map_err(EdgeError::from_kafka)?;
-        let queue = MemberQueue::new(&consumer).ok_or_else(|| EdgeError::Stop(KafkaError::ClientCreation("no queue".to_owned())))?;
         let names: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
         consumer.subscribe(&names).map_err(EdgeError::from_kafka)?;
-        Ok(Self { queue: RefCell::new(queue), consumer, topics: topics.to_vec() })
+        let member = MemberConsumer::new(consumer).ok_or_else(|| EdgeError::Stop(KafkaError::ClientCreation("no queue".to_owned())))?;
+        Ok(Self { member, topics: topics.to_vec() })
     }
 
     /// Appends up to `max` records to `out`; waits at most `wait` for the first. Returns at once when the group asks for
     /// something.
     pub fn receive<'a>(&'a self, wait: Duration, max: usize, out: &mut Vec<Received<'a>>) -> Result<Met, EdgeError> {
         // What is not a record: rebalances, which the context notes, and errors of the member.
-        while let Some(polled) = self.consumer.poll(Duration::ZERO) {
+        while let Some(polled) = self.consumer().poll(Duration::ZERO) {
             match polled {
                 // Partitions are led past this queue before they are taken, so nothing comes this way; should a record
                 // do so all the same, it is not lost: everything is read again.
@@ -195,8 +193,7 @@ impl GroupConsumer {
             return Ok(Met::Nothing);
         }
         let mut consumed = Vec::new();
-        // SAFETY: `'a` borrows the client.
-        unsafe { self.queue.borrow().consume(wait, max, &mut consumed) };
+        self.member.consume(wait, max, &mut consumed);
         out.reserve(consumed.len());
         for consumed in consumed {
             match consumed.error() {
@@ -222,13 +219,17 @@ impl GroupConsumer {
         self.topics.iter().find(|topic| ***topic == *name).cloned()
     }
 
+    fn consumer(&self) -> &BaseConsumer<GroupContext> {
+        self.member.consumer()
+    }
+
     fn is_asked(&self) -> bool {
-        !self.consumer.context().asked.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        !self.consumer().context().asked.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// What the group asks next, if anything. Must be carried out before the next record is received.
     pub fn asked(&self) -> Option<Rebalance> {
-        self.consumer.context().asked.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        self.consumer().context().asked.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 
     /// Where each partition is to be read from: its committed position, else the beginning of its log.
@@ -256,7 +257,7 @@ impl GroupConsumer {
     pub fn committed(&self, partitions: &[TopicPartition], timeout: Duration) -> Result<Vec<Option<u64>>, super::offsets::Unknown> {
         let failed = |error| super::offsets::Unknown::Query(EdgeError::from_kafka(error));
         let asked = list(partitions.iter().map(|partition| (partition, Offset::Invalid))).map_err(failed)?;
-        let answer = self.consumer.committed_offsets(asked, timeout).map_err(failed)?;
+        let answer = self.consumer().committed_offsets(asked, timeout).map_err(failed)?;
         partitions
             .iter()
             .map(|(topic, partition)| {
@@ -276,9 +277,9 @@ impl GroupConsumer {
         let at = |offset: u64| Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX));
         let list = list(starts.iter().map(|(partition, offset)| (partition, at(*offset)))).map_err(EdgeError::from_kafka)?;
         for ((topic, partition), _) in starts {
-            self.queue.borrow_mut().lead(&self.consumer, topic, *partition);
+            self.member.lead(topic, *partition);
         }
-        self.consumer.incremental_assign(&list).map_err(EdgeError::from_kafka)?;
+        self.consumer().incremental_assign(&list).map_err(EdgeError::from_kafka)?;
         if paused.is_empty() { Ok(()) } else { self.pause(paused) }
     }
 
@@ -286,10 +287,10 @@ impl GroupConsumer {
     pub fn give(&self, partitions: &[TopicPartition]) -> Result<(), EdgeError> {
         let list = invalid(partitions)?;
         // A pause stays with the client's partition through giving and taking: it ends here.
-        self.consumer.resume(&list).map_err(EdgeError::from_kafka)?;
-        self.consumer.incremental_unassign(&list).map_err(EdgeError::from_kafka)?;
+        self.consumer().resume(&list).map_err(EdgeError::from_kafka)?;
+        self.consumer().incremental_unassign(&list).map_err(EdgeError::from_kafka)?;
         for (topic, partition) in partitions {
-            self.queue.borrow_mut().leave(topic, *partition);
+            self.member.leave(topic, *partition);
         }
         Ok(())
     }
@@ -304,26 +305,26 @@ impl GroupConsumer {
 
     /// Stops reading these partitions; the member goes on polling.
     pub fn pause(&self, partitions: &[TopicPartition]) -> Result<(), EdgeError> {
-        self.consumer.pause(&invalid(partitions)?).map_err(EdgeError::from_kafka)
+        self.consumer().pause(&invalid(partitions)?).map_err(EdgeError::from_kafka)
     }
 
     /// Reads these partitions again.
     pub fn resume(&self, partitions: &[TopicPartition]) -> Result<(), EdgeError> {
-        self.consumer.resume(&invalid(partitions)?).map_err(EdgeError::from_kafka)
+        self.consumer().resume(&invalid(partitions)?).map_err(EdgeError::from_kafka)
     }
 
     /// Leaves the subscription and enters it again, which makes the group assign anew.
     pub fn rejoin(&self) -> Result<(), EdgeError> {
-        self.consumer.unsubscribe();
+        self.consumer().unsubscribe();
         let names: Vec<&str> = self.topics.iter().map(|topic| &**topic).collect();
-        self.consumer.subscribe(&names).map_err(EdgeError::from_kafka)
+        self.consumer().subscribe(&names).map_err(EdgeError::from_kafka)
     }
 
     /// How far each partition was handed over: past records, and past markers and aborted records too. Partitions of
     /// which nothing was handed over yet are left out.
     pub fn positions(&self) -> Result<BTreeMap<TopicPartition, u64>, EdgeError> {
-        let positions = self.consumer.position().map_err(EdgeError::from_kafka)?;
-        let context = self.consumer.context();
+        let positions = self.consumer().position().map_err(EdgeError::from_kafka)?;
+        let context = self.consumer().context();
         let known = positions.elements().into_iter().filter_map(|element| {
             let topic = context.topics.iter().find(|topic| ***topic == *element.topic())?;
             match element.offset() {
@@ -336,14 +337,14 @@ impl GroupConsumer {
 
     /// The generation under which positions may be committed; `None` before the group was joined.
     pub(super) fn group_metadata(&self) -> Option<ConsumerGroupMetadata> {
-        self.consumer.group_metadata()
+        self.consumer().group_metadata()
     }
 }
 
 impl Drop for GroupConsumer {
     fn drop(&mut self) {
         // Closing asks for all partitions back, and waits until that was carried out.
-        self.consumer.context().leaving.store(true, Ordering::Relaxed);
+        self.consumer().context().leaving.store(true, Ordering::Relaxed);
     }
 }
 

@@ -5,7 +5,8 @@
 //! * the automatic murmur2 partitioner halves a producer: partitions are always explicit;
 //! * a query on a client that fetches waits behind the long poll (464 ms): [`offsets`] has a client of its own;
 //! * `offsets_for_times` answers `Ok` with failed partitions inside: [`offsets::Offsets`] cannot hold one;
-//! * the batch-consume call never on a subscribed consumer: [`follower`] assigns by hand.
+//! * the batch-consume call never on a subscribed consumer's own queue: [`follower`] and [`range`] assign by hand, and
+//!   [`group`] leads its partitions' records past that queue.
 
 #![allow(clippy::disallowed_methods)] // clients wait and measure; decisions never ask for the time
 

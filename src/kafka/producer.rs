@@ -3,18 +3,18 @@
 //! An open transaction hides all that was written above it from `read_committed` readers, so consent records are never
 //! written in one: the fence would have to wait for it.
 
-use super::ffi::produce::{NewHeaders as HeaderList, NewRecord, TopicHandle};
+use super::ffi::produce::{HandleProducer, NewHeaders as HeaderList, NewRecord};
 use super::group::{GroupConsumer, Received, list};
-use super::{Connection, EdgeError, ffi};
+use super::{Connection, EdgeError};
 use crate::record::{Produce, TopicName, TopicPartition};
 use rdkafka::Offset;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header as NewHeader, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long one poll of a draining producer waits: a poll takes its whole time.
@@ -57,9 +57,7 @@ fn owned_headers(new: NewHeaders<'_>) -> Option<OwnedHeaders> {
 
 /// The transactional producer of one worker.
 pub struct TransactionalProducer {
-    // Dropped before `producer`: fields are dropped in the order in which they are declared.
-    handles: RefCell<Vec<(TopicName, TopicHandle)>>,
-    producer: BaseProducer<TransactionContext>,
+    writer: HandleProducer<TransactionContext>,
 }
 
 struct TransactionContext;
@@ -86,12 +84,12 @@ impl TransactionalProducer {
         connection.set_defaults(&mut config, &defaults);
         let producer: BaseProducer<TransactionContext> = config.create_with_context(TransactionContext).map_err(EdgeError::from_kafka)?;
         producer.init_transactions(timeout).map_err(EdgeError::from_kafka)?;
-        Ok(Self { handles: RefCell::new(Vec::new()), producer })
+        Ok(Self { writer: HandleProducer::new(producer) })
     }
 
     /// Begins a transaction.
     pub fn begin(&self) -> Result<(), EdgeError> {
-        self.producer.begin_transaction().map_err(EdgeError::from_kafka)
+        self.client().begin_transaction().map_err(EdgeError::from_kafka)
     }
 
     /// Passes a received record on: key, value, timestamp and headers as they are, with headers added.
@@ -121,44 +119,33 @@ impl TransactionalProducer {
     }
 
     fn send(&self, topic: &TopicName, record: &NewRecord<'_>, headers: Option<HeaderList>) -> Result<(), EdgeError> {
-        let client = self.producer.client().native_ptr();
         let mut headers = headers;
-        let mut handles = self.handles.borrow_mut();
-        let known = handles.iter().position(|(name, _)| Arc::ptr_eq(name, topic) || name == topic);
-        let place = match known {
-            Some(place) => place,
-            None => {
-                // SAFETY: the client is valid, and outlives the handles (see the struct).
-                let handle = unsafe { TopicHandle::new(client, topic) };
-                let no_handle = || EdgeError::Abort(KafkaError::MessageProduction(RDKafkaErrorCode::UnknownTopic));
-                handles.push((topic.clone(), handle.ok_or_else(no_handle)?));
-                handles.len() - 1
-            }
-        };
         loop {
-            // SAFETY: the client is valid, and the handle is its own.
-            match unsafe { ffi::produce::produce(client, &handles[place].1, record, &mut headers) } {
+            match self.writer.produce(topic, record, &mut headers) {
                 Ok(()) => return Ok(()),
                 // The client's own queue is full: the brokers set the pace.
-                Err(RDKafkaErrorCode::QueueFull) => self.producer.poll(DRAIN_POLL),
+                Err(RDKafkaErrorCode::QueueFull) => self.client().poll(DRAIN_POLL),
                 Err(code) => return Err(EdgeError::Abort(KafkaError::MessageProduction(code))),
             }
         }
     }
 
+    fn client(&self) -> &BaseProducer<TransactionContext> {
+        self.writer.producer()
+    }
+
     /// Serves the client's queue: failures are handled, buffers freed.
     pub fn serve(&self) {
-        self.producer.poll(Duration::ZERO);
+        self.client().poll(Duration::ZERO);
     }
 
     /// Waits until everything is acknowledged, adds the positions and commits.
     pub fn commit(&self, positions: &BTreeMap<TopicPartition, u64>, consumer: &GroupConsumer, timeout: Duration) -> Result<(), EdgeError> {
         let deadline = Instant::now() + timeout;
-        while self.producer.in_flight_count() > 0 {
+        while self.client().in_flight_count() > 0 {
             // The wrapper's flush would wait in steps of 100 ms; the client's own returns with the last acknowledgement.
-            // SAFETY: the client is valid.
-            unsafe { ffi::produce::flush(self.producer.client().native_ptr(), FLUSH_STEP) };
-            self.producer.poll(Duration::ZERO);
+            self.writer.flush(FLUSH_STEP);
+            self.client().poll(Duration::ZERO);
             if Instant::now() >= deadline {
                 return Err(EdgeError::Abort(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)));
             }
@@ -167,9 +154,9 @@ impl TransactionalProducer {
         let offsets = list(positions.iter().map(|(partition, offset)| (partition, at(*offset)))).map_err(EdgeError::from_kafka)?;
         let lost_generation = || EdgeError::Abort(KafkaError::Global(RDKafkaErrorCode::UnknownMemberId));
         let generation = consumer.group_metadata().ok_or_else(lost_generation)?;
-        retry(deadline, |remaining| self.producer.send_offsets_to_transaction(&offsets, &generation, remaining))?;
+        retry(deadline, |remaining| self.client().send_offsets_to_transaction(&offsets, &generation, remaining))?;
         // Past this point a time-out leaves the result unknown: only a new producer finds out.
-        retry(deadline, |remaining| self.producer.commit_transaction(remaining)).map_err(|error| match error {
+        retry(deadline, |remaining| self.client().commit_transaction(remaining)).map_err(|error| match error {
             EdgeError::Retriable(error) => EdgeError::Renew(error),
             EdgeError::Abort(_) | EdgeError::Renew(_) | EdgeError::Stop(_) => error,
         })
@@ -177,7 +164,7 @@ impl TransactionalProducer {
 
     /// Aborts the transaction: what it wrote is never seen by `read_committed` readers.
     pub fn abort(&self, timeout: Duration) -> Result<(), EdgeError> {
-        retry(Instant::now() + timeout, |remaining| self.producer.abort_transaction(remaining))
+        retry(Instant::now() + timeout, |remaining| self.client().abort_transaction(remaining))
     }
 }
 

@@ -4,6 +4,7 @@ use crate::record::Header;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka_sys as sys;
+use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
@@ -82,64 +83,68 @@ impl<C: ConsumerContext> BatchConsumer<C> {
     }
 }
 
-/// The queue into which all records of a group member's partitions are led, past the one that rdkafka polls.
+/// A member of a group whose records come past the queue that rdkafka polls, many in one call.
 ///
 /// The batch call must not be used on a subscribed consumer's own queue: it would take rebalance events out of it and
-/// away from rdkafka. So the queue of each partition is forwarded to a queue that holds records and their errors alone,
-/// and the consumer's own is left to rdkafka.
-pub(crate) struct MemberQueue {
+/// away from rdkafka. So the queue of each partition is forwarded to one that holds records and their errors alone, and
+/// the consumer's own is left to rdkafka. For one thread.
+pub(crate) struct MemberConsumer<C: ConsumerContext> {
+    // Dropped before `consumer`: fields are dropped in the order in which they are declared.
     /// The queue of each partition that is read.
-    partitions: Vec<(CString, i32, Queue)>,
+    partitions: RefCell<Vec<(CString, i32, Queue)>>,
     records: Queue,
+    consumer: BaseConsumer<C>,
 }
 
-impl MemberQueue {
-    /// A queue of this client's. It must be dropped before the client is.
-    pub(crate) fn new<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Option<Self> {
+impl<C: ConsumerContext> MemberConsumer<C> {
+    /// Wraps a consumer that is to be subscribed.
+    pub(crate) fn new(consumer: BaseConsumer<C>) -> Option<Self> {
         // SAFETY: the client is valid; the returned queue is owned by `Queue`.
         let records = unsafe { sys::rd_kafka_queue_new(consumer.client().native_ptr()) };
-        NonNull::new(records).map(|records| Self { partitions: Vec::new(), records: Queue(records) })
+        NonNull::new(records).map(|records| Self { partitions: RefCell::default(), records: Queue(records), consumer })
+    }
+
+    /// The wrapped consumer.
+    pub(crate) fn consumer(&self) -> &BaseConsumer<C> {
+        &self.consumer
     }
 
     /// Leads a partition's records here. To be called before the partition is assigned, so that none goes elsewhere.
-    pub(crate) fn lead<C: ConsumerContext>(&mut self, consumer: &BaseConsumer<C>, topic: &str, partition: u32) {
+    pub(crate) fn lead(&self, topic: &str, partition: u32) {
         let (Ok(topic), Ok(partition)) = (CString::new(topic), i32::try_from(partition)) else { return };
         // SAFETY: the client and the name are valid; the returned queue is a reference that `Queue` gives back.
-        let queue = unsafe { sys::rd_kafka_queue_get_partition(consumer.client().native_ptr(), topic.as_ptr(), partition) };
+        let queue = unsafe { sys::rd_kafka_queue_get_partition(self.consumer.client().native_ptr(), topic.as_ptr(), partition) };
         let Some(queue) = NonNull::new(queue) else { return };
-        self.partitions.push((topic, partition, Queue(queue)));
+        self.partitions.borrow_mut().push((topic, partition, Queue(queue)));
         self.lead_again();
     }
 
     /// A partition is not read any more.
-    pub(crate) fn leave(&mut self, topic: &str, partition: u32) {
+    pub(crate) fn leave(&self, topic: &str, partition: u32) {
         let is_it = |(name, number, _): &(CString, i32, Queue)| name.as_bytes() == topic.as_bytes() && u32::try_from(*number) == Ok(partition);
-        self.partitions.retain(|known| !is_it(known));
+        self.partitions.borrow_mut().retain(|known| !is_it(known));
     }
 
     /// The client ends a forwarding, unseen, when it has stopped fetching a partition, which may be after that partition
     /// was taken again: forwarding is renewed each time, and what was queued meanwhile comes along, in order.
     fn lead_again(&self) {
-        for (_, _, queue) in &self.partitions {
+        for (_, _, queue) in self.partitions.borrow().iter() {
             // SAFETY: both queues are valid; forwarding again what is forwarded already changes nothing.
             unsafe { sys::rd_kafka_queue_forward(queue.0.as_ptr(), self.records.0.as_ptr()) }
         }
     }
 
     /// Appends up to `max` records or errors to `out`; waits at most `wait` for the first and not for a second.
-    ///
-    /// # Safety
-    /// The client must outlive `'a`.
-    pub(crate) unsafe fn consume<'a>(&self, wait: Duration, max: usize, out: &mut Vec<Consumed<'a>>) {
+    pub(crate) fn consume<'a>(&'a self, wait: Duration, max: usize, out: &mut Vec<Consumed<'a>>) {
         self.lead_again();
-        // SAFETY: as this function asks for.
+        // SAFETY: `'a` borrows the client.
         unsafe { self.records.consume(wait, max, out) }
     }
 }
 
-impl Drop for MemberQueue {
+impl<C: ConsumerContext> Drop for MemberConsumer<C> {
     fn drop(&mut self) {
-        for (_, _, queue) in &self.partitions {
+        for (_, _, queue) in self.partitions.get_mut() {
             // SAFETY: the queue is valid; its records stay with the client from here on.
             unsafe { sys::rd_kafka_queue_forward(queue.0.as_ptr(), ptr::null_mut()) }
         }

@@ -2,35 +2,70 @@
 //! and looks it up for every record.
 
 use super::consume::Consumed;
+use crate::record::TopicName;
+use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka_sys as sys;
+use std::cell::RefCell;
 use std::ffi::{CString, c_void};
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 use std::time::Duration;
 
-/// A producer's handle of a topic. It must be dropped before its client is.
-pub(crate) struct TopicHandle(NonNull<sys::rd_kafka_topic_t>);
+/// A handle of a topic. Dropped before its client is: see [`HandleProducer`].
+struct TopicHandle(NonNull<sys::rd_kafka_topic_t>);
 
 // SAFETY: librdkafka's topic handles may be used from any thread.
 unsafe impl Send for TopicHandle {}
-
-impl TopicHandle {
-    /// A handle under the client's own settings.
-    ///
-    /// # Safety
-    /// `client` must be valid, and outlive the handle.
-    pub(crate) unsafe fn new(client: *mut sys::rd_kafka_t, topic: &str) -> Option<Self> {
-        let topic = CString::new(topic).ok()?;
-        // SAFETY: client and name are valid; without a configuration the client's default for topics is taken.
-        let handle = unsafe { sys::rd_kafka_topic_new(client, topic.as_ptr(), ptr::null_mut()) };
-        NonNull::new(handle).map(Self)
-    }
-}
 
 impl Drop for TopicHandle {
     fn drop(&mut self) {
         // SAFETY: owned, and given back once, before its client goes (see the type).
         unsafe { sys::rd_kafka_topic_destroy(self.0.as_ptr()) }
+    }
+}
+
+/// A producer that keeps the handles of the topics it writes. For one thread.
+pub(crate) struct HandleProducer<C: ProducerContext + 'static> {
+    // Dropped before `producer`: fields are dropped in the order in which they are declared.
+    handles: RefCell<Vec<(TopicName, TopicHandle)>>,
+    producer: BaseProducer<C>,
+}
+
+impl<C: ProducerContext<DeliveryOpaque = ()> + 'static> HandleProducer<C> {
+    /// Wraps a producer whose delivery reports carry nothing: records are handed over with a null pointer.
+    pub(crate) fn new(producer: BaseProducer<C>) -> Self {
+        Self { handles: RefCell::default(), producer }
+    }
+
+    /// The wrapped producer.
+    pub(crate) fn producer(&self) -> &BaseProducer<C> {
+        &self.producer
+    }
+
+    /// Sends all that is queued without lingering, and waits at most `wait` until it is acknowledged.
+    pub(crate) fn flush(&self, wait: Duration) {
+        let wait_ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: the client is valid. That time ran out is no error here: the caller looks at what is left.
+        unsafe { sys::rd_kafka_flush(self.producer.client().native_ptr(), wait_ms) };
+    }
+
+    /// Hands a record to the client. `headers` are taken over if that succeeds, and left where they are if not.
+    pub(crate) fn produce(&self, topic: &TopicName, record: &NewRecord<'_>, headers: &mut Option<NewHeaders>) -> Result<(), RDKafkaErrorCode> {
+        let mut handles = self.handles.borrow_mut();
+        let known = handles.iter().position(|(name, _)| Arc::ptr_eq(name, topic) || name == topic);
+        let place = match known {
+            Some(place) => place,
+            None => {
+                let name = CString::new(&**topic).map_err(|_| RDKafkaErrorCode::InvalidArgument)?;
+                // SAFETY: client and name are valid; without a configuration the client's default for topics is taken.
+                let handle = unsafe { sys::rd_kafka_topic_new(self.producer.client().native_ptr(), name.as_ptr(), ptr::null_mut()) };
+                handles.push((topic.clone(), TopicHandle(NonNull::new(handle).ok_or(RDKafkaErrorCode::UnknownTopic)?)));
+                handles.len() - 1
+            }
+        };
+        // SAFETY: the client is valid, and the handle is its own.
+        unsafe { produce(self.producer.client().native_ptr(), &handles[place].1, record, headers) }
     }
 }
 
@@ -74,16 +109,6 @@ impl Drop for NewHeaders {
     }
 }
 
-/// Sends all that is queued without lingering, and waits at most `wait` until it is acknowledged.
-///
-/// # Safety
-/// `client` must be a valid producer.
-pub(crate) unsafe fn flush(client: *mut sys::rd_kafka_t, wait: Duration) {
-    let wait_ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: the client is valid. That time ran out is no error here: the caller looks at what is left.
-    unsafe { sys::rd_kafka_flush(client, wait_ms) };
-}
-
 /// What is written, borrowed: the client copies key and value.
 pub(crate) struct NewRecord<'a> {
     pub(crate) partition: u32,
@@ -97,7 +122,7 @@ pub(crate) struct NewRecord<'a> {
 ///
 /// # Safety
 /// `client` must be a valid producer, and `topic` one of its handles.
-pub(crate) unsafe fn produce(
+unsafe fn produce(
     client: *mut sys::rd_kafka_t,
     topic: &TopicHandle,
     record: &NewRecord<'_>,

@@ -29,20 +29,20 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use usage::Stretch;
 
-/// What is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is measured. What stands beside each is its help on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Measured {
-    /// Write opt-outs and sends.
+    /// Write opt-outs and sends
     Fill,
-    /// Stage 2, exactly-once and fenced, against the bare copy.
+    /// Stage 2, exactly-once and fenced, beside the bare copy of the same sends
     Filter,
-    /// Stage 1 on JSON messages.
+    /// Stage 1 on JSON messages, beside their bare copy
     Detect,
-    /// Reading the opt-outs topic into the set.
+    /// Read the opt-outs topic into the set
     Restore,
-    /// From a STOP until no send passes, under a steady load.
+    /// From a STOP until no send passes, at 5,000 sends a second, both stages in this process
     Latency,
-    /// The client's bare loop: read and write.
+    /// The client's bare loop, read and write: what everything else is compared with
     Copy,
 }
 
@@ -99,15 +99,15 @@ pub fn fill_default_topics(config: &Config, options: &Options, out: &mut impl Wr
 /// Measures on topics of its own, and removes them again unless they are to be kept. `raw` says how to reach the
 /// brokers; everything else of it is replaced.
 pub fn run(raw: &RawConfig, bootstrap: &str, measured: Measured, options: &Options, out: &mut impl Write) -> Result<(), BenchError> {
-    let config = own(raw, bootstrap, measured, options)?;
+    let config = own(raw, bootstrap, options)?;
     topics::create(&config, &mut std::io::sink())?;
     let result = match measured {
         Measured::Fill => fill(&config, options, out),
         Measured::Filter => filter(&config, options, out),
         Measured::Detect => detect(&config, options, out),
         Measured::Restore => restore(&config, options, out),
-        Measured::Latency => latency::measure(&config, options.size.opt_outs).map(|report| tell(&report, options, out)).and_then(|told| told),
-        Measured::Copy => fill_sends(&config, options).and_then(|()| copied(&config, options, out)).map(|_| ()),
+        Measured::Latency => latency::measure(&config, options.size.opt_outs).and_then(|report| tell(&report, options, out)),
+        Measured::Copy => fill_sends(&config, options).and_then(|()| copied(&config, sends_topic(&config), options, out)).map(|_| ()),
     };
     if options.keep {
         // Asked for: who keeps topics wants their names, and JSON on standard output stays JSON.
@@ -119,7 +119,7 @@ pub fn run(raw: &RawConfig, bootstrap: &str, measured: Measured, options: &Optio
 }
 
 /// A configuration whose topics, groups and instance are this run's alone.
-fn own(raw: &RawConfig, bootstrap: &str, measured: Measured, options: &Options) -> Result<Config, BenchError> {
+fn own(raw: &RawConfig, bootstrap: &str, options: &Options) -> Result<Config, BenchError> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let prefix = format!("stopgate-bench-{:x}", since.as_millis());
     let mut own = RawConfig::default();
@@ -139,8 +139,7 @@ fn own(raw: &RawConfig, bootstrap: &str, measured: Measured, options: &Options) 
         http: Some("off".to_owned()),
         ..Overrides::default()
     };
-    let verb = if measured == Measured::Detect { Verb::Detect } else { Verb::Run };
-    Ok(own.overridden(overrides).check(verb, "bench")?)
+    Ok(own.overridden(overrides).check(Verb::Run, "bench")?)
 }
 
 fn remove(config: &Config) -> Result<(), BenchError> {
@@ -193,12 +192,8 @@ fn fill(config: &Config, options: &Options, out: &mut impl Write) -> Result<(), 
     tell(&Report::new("fill", options.size.opt_outs + options.size.sends, stretch.taken()), options, out)
 }
 
-/// The yardstick: the sends of this run, copied by the bare loop.
-fn copied(config: &Config, options: &Options, out: &mut impl Write) -> Result<Report, BenchError> {
-    copied_from(config, sends_topic(config), options, out)
-}
-
-fn copied_from(config: &Config, topic: &TopicName, options: &Options, out: &mut impl Write) -> Result<Report, BenchError> {
+/// The yardstick: a topic of this run, copied by the bare loop.
+fn copied(config: &Config, topic: &TopicName, options: &Options, out: &mut impl Write) -> Result<Report, BenchError> {
     let connection = &config.connection;
     let offsets = OffsetsClient::new(connection, "stopgate-bench")?;
     let count = partitions(connection, topic)?;
@@ -308,7 +303,7 @@ fn stage(config: &Config, verb: Verb, stage: &'static str, group: &str, topic: &
 fn filter(config: &Config, options: &Options, out: &mut impl Write) -> Result<(), BenchError> {
     fill_opt_outs(config, options)?;
     fill_sends(config, options)?;
-    let copy = copied(config, options, out)?;
+    let copy = copied(config, sends_topic(config), options, out)?;
     let report = stage(config, Verb::Filter, "filter", &config.filter_group, sends_topic(config))?;
     tell(&report.beside(&copy), options, out)
 }
@@ -318,14 +313,14 @@ fn detect(config: &Config, options: &Options, out: &mut impl Write) -> Result<()
     let (connection, count) = (&config.connection, options.size.sends);
     let partitions = partitions(connection, topic)?;
     shown("writing messages", count, |progress| fill::messages(connection, topic, partitions, count, progress))?;
-    let copy = copied_from(config, topic, options, out)?;
+    let copy = copied(config, topic, options, out)?;
     let report = stage(config, Verb::Detect, "detect", &config.detect_group, topic)?;
     tell(&report.beside(&copy), options, out)
 }
 
 fn restore(config: &Config, options: &Options, out: &mut impl Write) -> Result<(), BenchError> {
     fill_opt_outs(config, options)?;
-    let copy = copied_from(config, &config.topics.opt_outs, options, out)?;
+    let copy = copied(config, &config.topics.opt_outs, options, out)?;
     let service = Service::start(config, Verb::Filter);
     let count = options.size.opt_outs;
     let stretch = Stretch::begin();

@@ -89,7 +89,7 @@ pub struct Summary {
     pub stage: &'static str,
     /// Input records of the range.
     pub records: u64,
-    /// Records whose outcomes are what they must be, byte for byte.
+    /// Records whose outcomes are what they must be.
     pub same: u64,
     /// Differences, by kind.
     pub differences: BTreeMap<Kind, u64>,
