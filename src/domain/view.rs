@@ -1,6 +1,6 @@
 //! The opt-outs topic, materialized: the suppression set, how far it has come, and what was seen beside it.
 
-use super::consent::{Act, ConsentState};
+use super::consent::{Act, ConsentState, Source};
 use super::key::{ConsentKey, Subject};
 use super::suppression::{Applied, PersonPrint, PrintKey, SlotPrint, SuppressionSet};
 use hashbrown::HashMap;
@@ -34,7 +34,7 @@ impl ConsentView {
     pub fn apply_to(&mut self, person: PersonPrint, slot: SlotPrint, act: Act, message: Option<MessagePrint>) -> Applied {
         let applied = self.set.apply_to(person, slot, act);
         if let (ConsentState::OptedIn, Some(message)) = (act.state, message) {
-            self.set.note_opt_in(person, slot, message.0);
+            self.set.note_opt_in(person, slot, note(message, &act.source));
         }
         if applied == Applied::Older {
             self.older_acts += 1;
@@ -108,12 +108,16 @@ impl ConsentView {
         self.set.knows(person)
     }
 
-    /// Whether this message is the one that last opted the key in: its redelivery must not count again, with a later
-    /// time, over an opt-out in between.
-    pub fn opted_in_by(&self, key: &ConsentKey, provider_message_id: &str) -> bool {
-        let Some(message) = message_print(provider_message_id) else { return false };
+    /// Whether this message is the one that last opted the key in, and whether it lay in the same place then.
+    pub fn opted_in_by(&self, key: &ConsentKey, provider_message_id: &str, source: &Source) -> Option<Again> {
+        let now = note(message_print(provider_message_id)?, source);
         let (person, slot) = self.prints(key);
-        self.set.opt_in_note(person, slot) == Some(message.0)
+        let then = self.set.opt_in_note(person, slot)?;
+        match (then == now, then >> 32 == now >> 32) {
+            (true, _) => Some(Again::Reread),
+            (false, true) => Some(Again::Redelivered),
+            (false, false) => None,
+        }
     }
 
     /// Whether any key names this business.
@@ -155,6 +159,22 @@ impl ConsentView {
     }
 }
 
+/// How a message comes that was seen before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// The record was read before a crash, and part of what follows from it may not have been written.
+    Reread,
+    /// The provider delivered it once more. It must not count again, with a later time, over an opt-out in between.
+    Redelivered,
+}
+
+/// A message and the place that it was read from, 32 bits each: a collision ignores an opt-in, on the silent side.
+fn note(message: MessagePrint, source: &Source) -> u64 {
+    let place = [u64::from(source.topic), u64::from(source.partition), source.offset, u64::from(source.index)];
+    let hash = place.into_iter().fold(0xcbf2_9ce4_8422_2325, |hash, part| (hash ^ part).wrapping_mul(0x0100_0000_01b3));
+    (message.0 << 32) | (hash >> 32)
+}
+
 /// Fingerprint of a provider's message id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessagePrint(u64);
@@ -168,7 +188,7 @@ pub fn message_print(id: &str) -> Option<MessagePrint> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::consent::{Position, Source};
+    use crate::domain::consent::Position;
     use crate::domain::identity::Identity;
     use crate::domain::key::Channel;
     use crate::domain::time::Timestamp;
@@ -197,10 +217,12 @@ mod tests {
         let mut view = ConsentView::new(PrintKey(1, 2), 1);
         view.apply(&key("marketing"), act(ConsentState::OptedIn, 1), "wamid.A");
         view.apply(&key("marketing"), act(ConsentState::OptedOut, 2), "wamid.B");
-        assert!(view.opted_in_by(&key("marketing"), "wamid.A"));
-        assert!(!view.opted_in_by(&key("marketing"), "wamid.B"));
-        assert!(!view.opted_in_by(&key("all"), "wamid.A"));
-        assert!(!view.opted_in_by(&key("marketing"), ""));
+        let (same, other) = (Source::default(), Source { offset: 7, ..Source::default() });
+        assert_eq!(view.opted_in_by(&key("marketing"), "wamid.A", &same), Some(Again::Reread));
+        assert_eq!(view.opted_in_by(&key("marketing"), "wamid.A", &other), Some(Again::Redelivered));
+        assert_eq!(view.opted_in_by(&key("marketing"), "wamid.B", &other), None);
+        assert_eq!(view.opted_in_by(&key("all"), "wamid.A", &other), None);
+        assert_eq!(view.opted_in_by(&key("marketing"), "", &other), None);
     }
 
     #[test]

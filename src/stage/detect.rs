@@ -14,7 +14,7 @@ use crate::domain::message::{Content, InboundMessage, Preference};
 use crate::domain::reply::{self, ReplyKind};
 use crate::domain::suppression::{PersonPrint, SlotPrint};
 use crate::domain::time::Timestamp;
-use crate::domain::view::ConsentView;
+use crate::domain::view::{Again, ConsentView};
 use crate::record::{Coordinates, Record, TopicName};
 use crate::wire::inbound::{self, InboundFormat};
 use crate::wire::{DecodeError, consent, proto};
@@ -405,9 +405,13 @@ impl Ledger<'_> {
         })
     }
 
-    fn opted_in_by(&self, key: &ConsentKey, provider_message_id: &str) -> bool {
-        let by_own = self.overlay.written.get(&self.place(key)).and_then(|written| written.opted_in_by.as_deref());
-        self.view.opted_in_by(key, provider_message_id) || by_own.is_some_and(|by| by == provider_message_id && !by.is_empty())
+    /// Whether the message comes from the provider a second time. A record that is read a second time, after a crash, is no
+    /// redelivery: part of what follows from it may not have been written.
+    fn is_redelivered(&self, key: &ConsentKey, finding: &Finding) -> bool {
+        let id = finding.evidence.provider_message_id.as_str();
+        let written = self.overlay.written.get(&self.place(key)).filter(|written| written.act.source != finding.source);
+        let by_own = written.and_then(|written| written.opted_in_by.as_deref()).is_some_and(|by| by == id && !by.is_empty());
+        by_own || self.view.opted_in_by(key, id, &finding.source) == Some(Again::Redelivered)
     }
 
     /// What follows from a finding. Records are put on the overlay at once, so that the next message sees them.
@@ -453,10 +457,7 @@ impl Ledger<'_> {
         let standing: Vec<Option<Act>> = keys.iter().map(|key| self.on_key(key)).collect();
         // After a crash the message is read again: what it wrote then says whether it changed anything.
         let own_earlier = standing.iter().flatten().find(|act| act.source == finding.source);
-        let redelivered = state == ConsentState::OptedIn
-            && own_earlier.is_none()
-            && keys.iter().any(|key| self.opted_in_by(key, &finding.evidence.provider_message_id));
-        if redelivered {
+        if state == ConsentState::OptedIn && own_earlier.is_none() && keys.iter().any(|key| self.is_redelivered(key, finding)) {
             return Answer::default();
         }
         let before = self.standings(finding, state, subject);

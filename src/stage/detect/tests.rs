@@ -267,6 +267,35 @@ fn a_redelivered_opt_in_does_nothing_after_the_opt_out_that_ended_it() {
 }
 
 #[test]
+fn a_start_of_which_a_crash_left_one_record_is_finished_though_a_later_stop_stands() {
+    let both = |text: &str| {
+        format!(
+            r#"{{"object":"whatsapp_business_account","entry":[{{"id":"acme","changes":[{{"field":"messages","value":{{
+            "metadata":{{"display_phone_number":"12025550100"}},"contacts":[{{"wa_id":"12025550143","user_id":"US.1"}}],
+            "messages":[{{"from":"12025550143","from_user_id":"US.1","id":"w","timestamp":"1793527200","type":"text","text":{{"body":"{text}"}}}}]}}}}]}}]}}"#
+        )
+    };
+    let mut world = World::new();
+    let start = both("START");
+    let mut written = world.read(&start);
+    let all = keys(&written);
+    assert_eq!(all.len(), 2);
+    let lost = written[0].consents.pop();
+    world.apply(&written);
+    let read_at = world.next_inbound;
+    // Somebody else ends what had landed, before the record is read again.
+    let stands = written[0].consents[0].clone();
+    let stop = Act { state: ConsentState::OptedOut, occurred_at: Timestamp::from_millis(RECORDED_MS + 60_000).expect("in range"), ..stands.act };
+    world.view.apply(&stands.key, Act { source: Source::default(), ..stop }, "");
+    world.overlay.clear();
+    let again = world.read_at(&start, read_at);
+    assert_eq!(keys(&again), [consent::encode_key(&lost.expect("two records").key).as_str()]);
+    // What the provider delivers once more does nothing.
+    world.apply(&again);
+    assert!(keys(&world.read(&start)).is_empty());
+}
+
+#[test]
 fn help_is_answered_and_changes_nothing() {
     let mut world = World::new();
     let answers = world.receive(&message(ADA, "HELP"));
