@@ -188,8 +188,8 @@ impl Builder {
         guards.index(&sizes);
         let named = |name: &str| classes.named.get(name).copied().unwrap_or_default();
         let (promotions, marketing, everything) = (named("promotions"), named("marketing"), named("everything"));
-        let (messages, business) = (named("message"), named("business"));
-        Ok(Grammar { messages, business, rules, guards, rules_said, guard_effects, promotions, marketing, everything })
+        let (negation, messages, business) = (named("negation"), named("message"), named("business"));
+        Ok(Grammar { negation, messages, business, rules, guards, rules_said, guard_effects, promotions, marketing, everything })
     }
 }
 

@@ -41,28 +41,47 @@ pub(super) fn decide_whole(lexicon: &Lexicon, text: &Text, tokens: Range<usize>,
     answer(lexicon, number, about, text.original(tokens), Confidence::Exact)
 }
 
-/// The tokens between "hi", "please" and "thank you".
-pub(super) fn without_courtesy(lexicon: &Lexicon, text: &Text, tokens: Range<usize>) -> Range<usize> {
-    let mut core = tokens;
-    while let Some(next) = courtesy_end(lexicon, text, core.start).filter(|next| *next < core.end) {
-        core.start = next;
-    }
-    while let Some(first) = courtesy_start(lexicon, text, &core) {
-        core.end = first;
-    }
-    core
+/// Where "hi", "please" and "thank you" stand in a text.
+#[derive(Debug, Default)]
+pub(super) struct Courtesies {
+    /// One past the last token of the longest courtesy that begins at each token; 0 where none does.
+    ends: Vec<u32>,
 }
 
-/// Where the courtesy begins that the tokens end with.
-fn courtesy_start(lexicon: &Lexicon, text: &Text, tokens: &Range<usize>) -> Option<usize> {
-    let earliest = (tokens.start + 1).max(tokens.end.saturating_sub(LONGEST_COURTESY));
-    (earliest..tokens.end).find(|first| courtesy_end(lexicon, text, *first) == Some(tokens.end))
+impl Courtesies {
+    pub(super) fn find(&mut self, lexicon: &Lexicon, text: &Text) {
+        self.ends.clear();
+        let end = |start| walk(lexicon, text, start, |number, _| lexicon.entries[number as usize].courtesy);
+        self.ends.extend((0..text.tokens.len()).map(|start| end(start).unwrap_or(0) as u32));
+    }
+
+    fn end(&self, start: usize) -> Option<usize> {
+        self.ends.get(start).map(|end| *end as usize).filter(|end| *end > 0)
+    }
+
+    /// Where the courtesy begins that the tokens end with.
+    fn start(&self, tokens: &Range<usize>) -> Option<usize> {
+        let earliest = (tokens.start + 1).max(tokens.end.saturating_sub(LONGEST_COURTESY));
+        (earliest..tokens.end).find(|first| self.end(*first) == Some(tokens.end))
+    }
+
+    /// The tokens between courtesies.
+    pub(super) fn within(&self, tokens: Range<usize>) -> Range<usize> {
+        let mut core = tokens;
+        while let Some(next) = self.end(core.start).filter(|next| *next < core.end) {
+            core.start = next;
+        }
+        while let Some(first) = self.start(&core) {
+            core.end = first;
+        }
+        core
+    }
 }
 
 /// The tokens are a keyword and then courtesy; a keyword may itself begin or end like a courtesy ("ช่วยเหลือค่ะ").
-pub(super) fn decide_before_courtesy(lexicon: &Lexicon, text: &Text, about: About) -> Option<Classification> {
+pub(super) fn decide_before_courtesy(lexicon: &Lexicon, text: &Text, courtesies: &Courtesies, about: About) -> Option<Classification> {
     let mut left = 0..text.tokens.len();
-    while let Some(first) = courtesy_start(lexicon, text, &left) {
+    while let Some(first) = courtesies.start(&left) {
         left.end = first;
         let found = decide_whole(lexicon, text, left.clone(), about);
         if found.is_some() {
@@ -70,10 +89,6 @@ pub(super) fn decide_before_courtesy(lexicon: &Lexicon, text: &Text, about: Abou
         }
     }
     None
-}
-
-fn courtesy_end(lexicon: &Lexicon, text: &Text, start: usize) -> Option<usize> {
-    walk(lexicon, text, start, |number, _| lexicon.entries[number as usize].courtesy)
 }
 
 /// The end of the longest entry from `start` on that passes.
@@ -104,12 +119,13 @@ fn walk(lexicon: &Lexicon, text: &Text, start: usize, mut passes: impl FnMut(u32
 }
 
 /// The keyword that a clause of a longer message consists of, courtesy aside: "Too many messages. Please stop."
-pub(super) fn decide_clause(lexicon: &Lexicon, text: &Text, about: About) -> Option<(Classification, Range<usize>)> {
+pub(super) fn decide_clause(lexicon: &Lexicon, text: &Text, courtesies: &Courtesies, about: About) -> Option<(Classification, Range<usize>)> {
     let mut start = 0;
     while start < text.tokens.len() {
         let end = text.end_of_clause(start);
-        let core = without_courtesy(lexicon, text, start..end);
-        let found = decide_whole(lexicon, text, core, about).filter(|found| found.class == Class::OptOut);
+        let core = courtesies.within(start..end);
+        let found = decide_whole(lexicon, text, core.clone(), about).filter(|found| found.class == Class::OptOut);
+        let found = found.filter(|found| !is_negated(lexicon, text, core.start, found));
         if let Some(found) = found {
             return Some((found, start..end));
         }
@@ -119,15 +135,35 @@ pub(super) fn decide_clause(lexicon: &Lexicon, text: &Text, about: About) -> Opt
 }
 
 /// What is left of the message between courtesies is a keyword, several, one with its programme, or one in disguise.
-pub(super) fn decide(lexicon: &Lexicon, text: &Text, core: Range<usize>, about: About) -> Option<Classification> {
+///
+/// Nothing if the courtesy before it negates it: "no" is courtesy in "no, stop", and turns "no quiero dejar de recibir"
+/// round.
+pub(super) fn decide(lexicon: &Lexicon, text: &Text, courtesies: &Courtesies, core: Range<usize>, about: About) -> Option<Classification> {
     decide_whole(lexicon, text, core.clone(), about)
-        .or_else(|| decide_repeated(lexicon, text, core.clone(), about))
+        .or_else(|| decide_repeated(lexicon, text, courtesies, core.clone(), about))
         .or_else(|| decide_followed(lexicon, text, core.clone(), about))
-        .or_else(|| decide_disguised(lexicon, text, core, about))
+        .or_else(|| decide_disguised(lexicon, text, core.clone(), about))
+        .filter(|found| !is_negated(lexicon, text, core.start, found))
+}
+
+/// Whether a word before `start`, in its clause, says "not" in the language of what was found there.
+fn is_negated(lexicon: &Lexicon, text: &Text, start: usize, found: &Classification) -> bool {
+    let language = lexicon.languages.iter().position(|language| Some(language) == found.language.as_ref());
+    let Some(language) = language.and_then(|at| u8::try_from(at).ok()) else {
+        return false;
+    };
+    let negation = &lexicon.grammars[usize::from(language)].negation;
+    let opening = (0..=start).rev().find(|at| text.tokens.get(*at).is_some_and(|token| token.opens)).unwrap_or(0);
+    (opening..start).any(|at| {
+        let end = walk(lexicon, text, at, |number, end| {
+            end <= start && lexicon.entries[number as usize].classes_in(language).is_some_and(|classes| classes.meets(negation))
+        });
+        end.is_some()
+    })
 }
 
 /// "STOP STOP STOP", "stop. unsubscribe. cancel!"
-fn decide_repeated(lexicon: &Lexicon, text: &Text, core: Range<usize>, about: About) -> Option<Classification> {
+fn decide_repeated(lexicon: &Lexicon, text: &Text, courtesies: &Courtesies, core: Range<usize>, about: About) -> Option<Classification> {
     let mut at = core.start;
     let mut first: Option<Classification> = None;
     let mut review = None;
@@ -145,7 +181,7 @@ fn decide_repeated(lexicon: &Lexicon, text: &Text, core: Range<usize>, about: Ab
                 }
                 at = end;
             }
-            None => at = courtesy_end(lexicon, text, at).filter(|end| *end <= core.end)?,
+            None => at = courtesies.end(at).filter(|end| *end <= core.end)?,
         }
     }
     first.or(review)
@@ -234,7 +270,8 @@ pub(super) fn decide_slip(lexicon: &Lexicon, text: &Text, core: Range<usize>, ab
         answer(lexicon, number, about, text.original(core.clone()), Confidence::Low)
     };
     let all_known = core.clone().all(|at| lexicon.words.knows(text.slice(at..at + 1).as_bytes()));
-    slip(whole).or_else(|| if core.len() == 2 && !all_known && squeezed.len() > 8 { slip(&squeezed) } else { None })
+    let found = slip(whole).or_else(|| if core.len() == 2 && !all_known && squeezed.len() > 8 { slip(&squeezed) } else { None });
+    found.filter(|found| !is_negated(lexicon, text, core.start, found))
 }
 
 /// The keyword that an entry stands for, and whether it acts: if not, a person looks at it.

@@ -65,6 +65,8 @@ pub(super) struct Grammar {
     pub(super) promotions: ClassSet,
     pub(super) marketing: ClassSet,
     pub(super) everything: ClassSet,
+    /// Words that turn a keyword after them round.
+    pub(super) negation: ClassSet,
     pub(super) messages: ClassSet,
     pub(super) business: ClassSet,
 }

@@ -30,7 +30,7 @@ pub use cut::BOTH_ENDS_BYTES;
 pub use data::{Change, Follow, GuardData, KeywordGroup, LanguageData, Located, Override, Reach, RuleData, Verdict, When, WordClass};
 pub use lexicon::{Fingerprint, Lexicon, LexiconFault};
 
-use keyword::About;
+use keyword::{About, Courtesies};
 use pattern::Lattice;
 use std::cell::RefCell;
 use std::fmt;
@@ -220,6 +220,7 @@ pub fn classify(lexicon: &Lexicon, message: &Message<'_>) -> Classification {
 #[derive(Debug, Default)]
 struct Scratch {
     text: Text,
+    courtesies: Courtesies,
     lattice: Lattice,
     stretches: Vec<Range<usize>>,
     found: grammar::Found,
@@ -227,7 +228,7 @@ struct Scratch {
 
 /// Decides a text; nothing means that no rule had an answer.
 fn read(lexicon: &Lexicon, original: &str, hint: Option<u8>, scratch: &mut Scratch) -> Option<Classification> {
-    let Scratch { text, lattice, stretches, found } = scratch;
+    let Scratch { text, courtesies, lattice, stretches, found } = scratch;
     cut::cut(original, &lexicon.marks, stretches);
     text.clear();
     for stretch in stretches.iter() {
@@ -241,11 +242,12 @@ fn read(lexicon: &Lexicon, original: &str, hint: Option<u8>, scratch: &mut Scrat
     if let Some(answer) = keyword::decide_whole(lexicon, text, all.clone(), about) {
         return Some(answer);
     }
-    if let Some(answer) = keyword::decide_before_courtesy(lexicon, text, about) {
+    courtesies.find(lexicon, text);
+    if let Some(answer) = keyword::decide_before_courtesy(lexicon, text, courtesies, about) {
         return Some(answer);
     }
-    let core = keyword::without_courtesy(lexicon, text, all);
-    if let Some(answer) = keyword::decide(lexicon, text, core.clone(), about) {
+    let core = courtesies.within(all);
+    if let Some(answer) = keyword::decide(lexicon, text, courtesies, core.clone(), about) {
         return Some(answer);
     }
     grammar::tag(lexicon, text, lattice);
@@ -256,7 +258,7 @@ fn read(lexicon: &Lexicon, original: &str, hint: Option<u8>, scratch: &mut Scrat
         return said;
     }
     // A complaint, or talk of messages, with a keyword for a sentence: the keyword is meant.
-    let clause = keyword::decide_clause(lexicon, text, about);
+    let clause = keyword::decide_clause(lexicon, text, courtesies, about);
     let complains_elsewhere = |clause: &Range<usize>| {
         let place = said.as_ref().and_then(|said| said.span.clone());
         place.zip(text.original(clause.clone())).is_some_and(|(said, clause)| said.end <= clause.start || clause.end <= said.start)
