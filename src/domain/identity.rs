@@ -1,6 +1,7 @@
 //! Who a message came from or a send goes to: typed identifiers, never bare strings.
 
 use super::phone::Phone;
+use smallvec::SmallVec;
 use std::fmt;
 
 /// One identifier of one person, as stable as its kind allows.
@@ -134,11 +135,12 @@ impl fmt::Debug for Identity {
 
 /// The identities that one message or send names: at least one, sorted, without repeats.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Identities(Vec<Identity>);
+pub struct Identities(SmallVec<[Identity; 1]>);
 
 impl Identities {
     /// `None` where nobody is named.
-    pub fn new(mut identities: Vec<Identity>) -> Option<Self> {
+    pub fn new(identities: impl IntoIterator<Item = Identity>) -> Option<Self> {
+        let mut identities: SmallVec<[Identity; 1]> = identities.into_iter().collect();
         identities.sort_unstable();
         identities.dedup();
         (!identities.is_empty()).then_some(Self(identities))
@@ -211,7 +213,7 @@ mod tests {
     #[test]
     fn several_identities_are_sorted_so_that_the_phone_names_the_reply() {
         let named = ["ext:9", "bsuid:US.1", "+12025550143", "+1 202 555 0143"];
-        let identities = Identities::new(named.iter().map(|text| Identity::parse(text).expect("one")).collect()).expect("some");
+        let identities = Identities::new(named.iter().map(|text| Identity::parse(text).expect("one"))).expect("some");
         assert_eq!(identities.first().to_text(), "phone:+12025550143");
         assert_eq!(identities.iter().count(), 3);
     }

@@ -156,7 +156,7 @@ fn persons_of_send(config: &Config, readers: &Readers, id: &str, threads: usize)
         for topic in [&sends.input.name, &sends.allowed, &sends.suppressed] {
             scan(readers, topic, threads, &|record| {
                 if sends.input.decoder.labels(record).id.as_deref() == Some(id)
-                    && let Ok(send) = sends.input.decoder.decode(record, &mut Vec::new())
+                    && let Ok(send) = sends.input.decoder.decode(record)
                 {
                     let mut found = found.lock();
                     for identity in send.to.iter() {
@@ -264,7 +264,7 @@ fn answer(config: &Config, sought: &Sought, record: &Record<'_>) -> Option<Event
 }
 
 fn outcome(config: &Config, input: &crate::stage::filter::SendsTopic, sought: &Sought, record: &Record<'_>, event: Happened) -> Option<Event> {
-    let send = input.decoder.decode(record, &mut Vec::new()).ok()?;
+    let send = input.decoder.decode(record).ok()?;
     let business = config.businesses.of_send(&send.hints()).ok()?;
     let channel = send.channel.as_ref().unwrap_or(&config.default_channel);
     if !send.to.iter().any(|identity| sought.fits(business, channel, identity)) {

@@ -22,9 +22,39 @@ pub(super) enum Plain<'a> {
 /// More digits may not fit into 64 bits.
 const MOST_DIGITS: usize = 18;
 
+/// A key to be found, in a form that compares without a call.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Key {
+    len: usize,
+    /// The first eight bytes; zeros where it is shorter.
+    head: u64,
+    tail: Box<[u8]>,
+}
+
+impl Key {
+    pub(super) fn new(key: &[u8]) -> Self {
+        let (head, tail) = key.split_at(key.len().min(8));
+        Self { len: key.len(), head: head.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)), tail: tail.into() }
+    }
+
+    /// Whether this is the key that stands in the body.
+    #[inline]
+    pub(super) fn is(&self, found: &Found<'_>) -> bool {
+        self.head == found.head && self.len == found.len && (self.len <= 8 || *self.tail == *found.tail)
+    }
+}
+
+/// A key of a body, taken apart like [`Key`].
+pub(super) struct Found<'a> {
+    len: usize,
+    head: u64,
+    tail: &'a [u8],
+}
+
 /// Hands every field of a flat object to `each`, in order. `None`: not of the plain form; what was handed over by then
 /// counts for nothing.
-pub(super) fn read<'a>(json: &'a [u8], mut each: impl FnMut(&'a [u8], Plain<'a>)) -> Option<()> {
+#[inline]
+pub(super) fn read<'a>(json: &'a [u8], mut each: impl FnMut(Found<'a>, Plain<'a>)) -> Option<()> {
     // Control characters must not stand in strings; between values they are rare. Without any, strings need no check.
     // A minimum, and not a search, since that is computed for many bytes at a time.
     let least = json.iter().copied().fold(u8::MAX, u8::min);
@@ -35,12 +65,12 @@ pub(super) fn read<'a>(json: &'a [u8], mut each: impl FnMut(&'a [u8], Plain<'a>)
     reader.skip_spaces();
     if reader.take(b'}').is_none() {
         loop {
-            let key = reader.string()?;
+            let key = reader.key()?;
             reader.skip_spaces();
             reader.take(b':')?;
             reader.skip_spaces();
             let value = reader.value()?;
-            each(key.as_bytes(), value);
+            each(key, value);
             reader.skip_spaces();
             if reader.take(b',').is_none() {
                 break;
@@ -83,13 +113,24 @@ impl<'a> Reader<'a> {
     }
 
     #[inline]
-    fn string(&mut self) -> Option<&'a str> {
+    fn key(&mut self) -> Option<Found<'a>> {
         self.take(b'"')?;
         let rest = self.bytes.get(self.at..)?;
-        let len = memchr::memchr2(b'"', b'\\', rest)?;
-        if rest[len] == b'\\' {
-            return None;
-        }
+        let len = string_len(rest)?;
+        self.at += len + 1;
+        let (head, tail) = rest[..len].split_at(len.min(8));
+        let head = match rest.first_chunk::<8>() {
+            Some(eight) if len < 8 => u64::from_le_bytes(*eight) & ((1 << (8 * len)) - 1),
+            Some(eight) => u64::from_le_bytes(*eight),
+            None => head.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+        };
+        Some(Found { len, head, tail })
+    }
+
+    #[inline]
+    fn string(&mut self) -> Option<&'a str> {
+        self.take(b'"')?;
+        let len = string_len(self.bytes.get(self.at..)?)?;
         let string = self.text.get(self.at..self.at + len)?;
         self.at += len + 1;
         Some(string)
@@ -132,14 +173,55 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Bytes before the closing quote; `None` where there is none, or an escape before it.
+///
+/// Strings of a send are short: eight bytes at a time, in line, beat a search that is called for each (measured: a
+/// seventh of the time of reading a send).
+#[inline]
+fn string_len(rest: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    while let Some(eight) = rest.get(at..).and_then(<[u8]>::first_chunk::<8>) {
+        let word = u64::from_le_bytes(*eight);
+        let found = zeros(word ^ QUOTES) | zeros(word ^ BACKSLASHES);
+        if found != 0 {
+            let len = at + found.trailing_zeros() as usize / 8;
+            return (rest[len] == b'"').then_some(len);
+        }
+        at += 8;
+    }
+    let len = at + rest.get(at..)?.iter().position(|byte| matches!(byte, b'"' | b'\\'))?;
+    (rest[len] == b'"').then_some(len)
+}
+
+const ONES: u64 = u64::MAX / 255;
+const QUOTES: u64 = ONES * b'"' as u64;
+const BACKSLASHES: u64 = ONES * b'\\' as u64;
+
+/// The high bit of every zero byte; above the lowest of them, bits of other bytes may be set too.
+#[inline]
+fn zeros(word: u64) -> u64 {
+    word.wrapping_sub(ONES) & !word & (ONES << 7)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn fields(json: &str) -> Option<Vec<(&str, Plain<'_>)>> {
         let mut fields = Vec::new();
-        read(json.as_bytes(), |key, value| fields.push((std::str::from_utf8(key).expect("text"), value)))?;
+        let keys = ["a", "b", "c", "d", "ã", "", "business", "recipient"];
+        read(json.as_bytes(), |found, value| {
+            let key = keys.into_iter().find(|key| Key::new(key.as_bytes()).is(&found));
+            fields.push((key.unwrap_or("another"), value));
+        })?;
         Some(fields)
+    }
+
+    #[test]
+    fn keys_are_told_apart_by_length_and_by_every_byte() {
+        let json = r#"{"business":1,"busines":2,"businesss":3,"recipient":4,"recipienr":5,"a":6}"#;
+        let keys: Vec<&str> = fields(json).expect("plain").into_iter().map(|(key, _)| key).collect();
+        assert_eq!(keys, ["business", "another", "another", "recipient", "another", "a"]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::domain::send::OutboundSend;
 use crate::domain::time::Timestamp;
 use crate::record::Record;
 use prost::Message;
+use smallvec::SmallVec;
 use std::borrow::Cow;
 
 /// How the records of a sends topic are written.
@@ -55,6 +56,9 @@ impl Default for SendPointers {
         }
     }
 }
+
+/// Fields that a send is read for.
+const FIELDS: usize = 9;
 
 /// Reads the sends of one topic.
 #[derive(Clone, Debug)]
@@ -109,23 +113,43 @@ impl SendDecoder {
         }
     }
 
-    /// Reads one send. `scratch` is kept between calls so that reading allocates little.
-    pub fn decode<'a>(&self, record: &Record<'a>, scratch: &mut Vec<Option<FieldValue<'a>>>) -> Result<OutboundSend<'a>, DecodeError> {
+    /// Reads one send.
+    pub fn decode<'a>(&self, record: &Record<'a>) -> Result<OutboundSend<'a>, DecodeError> {
         let value = record.value.filter(|value| !value.is_empty()).ok_or(DecodeError::EmptyValue);
         match self.format_of(record) {
-            SendFormat::Auto | SendFormat::Json => self.decode_json(value?, scratch),
+            SendFormat::Auto | SendFormat::Json => self.decode_json(value?),
             SendFormat::Protobuf => from_protobuf(value?),
             SendFormat::Headers => from_headers(record),
         }
     }
 
-    fn decode_json<'a>(&self, value: &'a [u8], scratch: &mut Vec<Option<FieldValue<'a>>>) -> Result<OutboundSend<'a>, DecodeError> {
-        self.fields.extract(value, scratch).map_err(|_| DecodeError::Malformed)?;
-        let mut fields = scratch.drain(..);
-        let mut next = || fields.next().flatten();
-        let (business, channel, to, recipient, from) = (next(), next(), next(), next(), next());
-        let (category, program, template, expires_at) = (next(), next(), next(), next());
-        let mut named = Vec::with_capacity(1);
+    fn decode_json<'a>(&self, value: &'a [u8]) -> Result<OutboundSend<'a>, DecodeError> {
+        match self.fields.texts(value) {
+            Some(texts) => Self::of_texts(texts),
+            None => self.of_values(value),
+        }
+    }
+
+    /// What [`Self::of_values`] makes of fields that are all text.
+    fn of_texts(texts: [Option<&str>; FIELDS]) -> Result<OutboundSend<'_>, DecodeError> {
+        let [business, channel, to, recipient, from, category, program, template, expires_at] = texts;
+        let named: Result<SmallVec<[Identity; 1]>, _> = [to, recipient].into_iter().flatten().map(Identity::recognise).collect();
+        Ok(OutboundSend {
+            business: plain(business),
+            from: plain(from),
+            channel: channel_of(channel)?,
+            to: named.ok().and_then(Identities::new).ok_or(DecodeError::NoRecipient)?,
+            category: plain(category),
+            template: plain(template),
+            program: plain(program),
+            expires_at: expires_at.and_then(when::from_text),
+        })
+    }
+
+    fn of_values<'a>(&self, value: &'a [u8]) -> Result<OutboundSend<'a>, DecodeError> {
+        let fields = self.fields.take(value).map_err(|_| DecodeError::Malformed)?;
+        let [business, channel, to, recipient, from, category, program, template, expires_at]: [_; FIELDS] = fields;
+        let mut named: SmallVec<[Identity; 1]> = SmallVec::new();
         for field in [to, recipient].iter().flatten() {
             for scalar in field.scalars() {
                 let text = scalar.to_text().ok_or(DecodeError::NoRecipient)?;
@@ -149,19 +173,24 @@ impl SendDecoder {
 /// A field as text, trimmed; an empty one says nothing. One that cannot be read might name what the person stopped: the
 /// send must not be decided without it.
 fn text(field: Option<FieldValue<'_>>) -> Result<Option<Cow<'_, str>>, DecodeError> {
-    let text = match field {
-        None => return Ok(None),
-        // Nothing to trim is the rule, and seen at the ends.
-        Some(FieldValue::Text(Cow::Borrowed(text))) if has_plain_ends(text) => Cow::Borrowed(text),
-        Some(FieldValue::Text(Cow::Borrowed(text))) => Cow::Borrowed(text.trim()),
-        Some(other) => Cow::Owned(other.to_text().ok_or(DecodeError::Malformed)?.trim().to_owned()),
-    };
-    Ok((!text.is_empty()).then_some(text))
+    match field {
+        None => Ok(None),
+        Some(FieldValue::Text(Cow::Borrowed(text))) => Ok(plain(Some(text))),
+        Some(other) => {
+            let text = other.to_text().ok_or(DecodeError::Malformed)?.trim().to_owned();
+            Ok((!text.is_empty()).then_some(Cow::Owned(text)))
+        }
+    }
 }
 
-fn has_plain_ends(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    bytes.first().is_some_and(u8::is_ascii_graphic) && bytes.last().is_some_and(u8::is_ascii_graphic)
+/// A text, trimmed; an empty one says nothing.
+#[inline]
+fn plain(text: Option<&str>) -> Option<Cow<'_, str>> {
+    let text = text?;
+    let ends = text.as_bytes().first().zip(text.as_bytes().last());
+    // Nothing to trim is the rule, and seen at the ends.
+    let trimmed = if ends.is_some_and(|(first, last)| first.is_ascii_graphic() && last.is_ascii_graphic()) { text } else { text.trim() };
+    (!trimmed.is_empty()).then_some(Cow::Borrowed(trimmed))
 }
 
 /// The channel of that name. A send goes out on one: `*` names none.
@@ -235,7 +264,7 @@ mod tests {
         let headers: Vec<Header<'_>> = headers.iter().map(|(name, value)| Header { name: name.as_bytes(), value: Some(value) }).collect();
         let record = Record { topic: &topic, partition: 0, offset: 0, timestamp_ms: None, key: None, value, headers: &headers };
         let decoder = SendDecoder::new(SendFormat::Auto, &SendPointers::default()).expect("pointers");
-        let send = decoder.decode(&record, &mut Vec::new())?;
+        let send = decoder.decode(&record)?;
         let to: Vec<String> = send.to.iter().map(Identity::to_text).collect();
         let channel = send.channel.as_ref().map(Channel::as_str).unwrap_or("-");
         let shown = |text: &Option<Cow<'_, str>>| text.as_deref().unwrap_or("-").to_owned();
@@ -321,6 +350,21 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn fields_that_are_all_text_are_read_like_any_others(
+            fields in prop::collection::vec((0..9_usize, prop::option::of(r#"[ a-zA-Z0-9+:.@é-]{0,12}"#)), 0..12),
+        ) {
+            let keys = ["business", "channel", "to", "recipient", "from", "category", "program", "template", "expires_at"];
+            let field = |(key, value): &(usize, Option<String>)| match value {
+                Some(text) => format!("\"{}\":\"{text}\"", keys[*key]),
+                None => format!("\"{}\":null", keys[*key]),
+            };
+            let json = format!("{{{}}}", fields.iter().map(field).collect::<Vec<_>>().join(","));
+            let decoder = SendDecoder::new(SendFormat::Json, &SendPointers::default()).expect("pointers");
+            let texts = decoder.fields.texts(json.as_bytes()).expect("a plain body");
+            prop_assert_eq!(SendDecoder::of_texts(texts), decoder.of_values(json.as_bytes()));
+        }
+
         #[test]
         fn no_bytes_panic(value in prop::collection::vec(any::<u8>(), 0..128), header in prop::collection::vec(any::<u8>(), 0..32)) {
             drop(decode(Some(&value), &[]));

@@ -268,7 +268,7 @@ impl Place<'_, '_> {
         let mut old: Vec<Identity> = changes().filter_map(|change| user_id(&change.previous)).collect();
         old.extend(phone_or_user_id(&update.wa_id));
         let sender = super::sender(old)?;
-        let now = Identities::new(changes().filter_map(|change| user_id(&change.current)).collect());
+        let now = Identities::new(changes().filter_map(|change| user_id(&change.current)));
         let now = now.ok_or(DecodeError::NoContent)?;
         let id = self.synthetic_id("user-id", &sender, &[&update.timestamp]);
         Ok(Some(InboundMessage {
