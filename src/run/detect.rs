@@ -1,10 +1,10 @@
 //! Stage 1 in a worker's hands: understand, compare with the view, write.
 
-use super::fence::{Fence, Waiting};
+use super::fence::{FenceAside, Waiting};
 use super::layout::Layout;
 use super::outcome::DeadLetters;
 use super::view::{Passed, SharedView};
-use super::worker::{Batch, Stage};
+use super::worker::{Batch, Incoming, Stage};
 use crate::config::Config;
 use crate::domain::consent::{ConsentState, Position};
 use crate::domain::time::Timestamp;
@@ -25,7 +25,7 @@ const ACK_POLL: Duration = Duration::from_micros(500);
 /// The detection of one worker.
 pub struct DetectStage {
     detector: Detector,
-    fence: Fence,
+    fence: FenceAside,
     /// The last fence that opened.
     passed: Option<Passed>,
     view: Arc<SharedView>,
@@ -44,7 +44,7 @@ impl DetectStage {
         config: Arc<Config>,
         layout: Arc<Layout>,
         view: Arc<SharedView>,
-        fence: Fence,
+        fence: FenceAside,
         rules: DetectRules,
         metrics: Arc<Metrics>,
     ) -> Result<Self, EdgeError> {
@@ -53,7 +53,7 @@ impl DetectStage {
         Ok(Self { detector: Detector::new(rules), fence, passed: None, view, overlay, consents, outstanding: 0, layout, config, metrics })
     }
 
-    fn read(&self, received: &Received<'_>) -> Read {
+    fn read_and_note(&self, received: &Received<'_>) -> Read {
         let mut headers: Vec<Header<'_>> = Vec::new();
         received.headers(&mut headers);
         let record = received.record(&headers);
@@ -132,22 +132,31 @@ impl DetectStage {
 impl Stage for DetectStage {
     const NAME: &'static str = "detect";
 
-    fn fence(&mut self, patience: Duration, _records: &[Received<'_>]) -> Result<(), Waiting> {
-        self.passed = Some(self.fence.pass(patience)?);
+    type Read = Read;
+
+    fn read(&mut self, received: &Received<'_>) -> Read {
+        self.read_and_note(received)
+    }
+
+    fn ask_fence(&mut self, patience: Duration) {
+        self.fence.ask(patience);
+    }
+
+    fn fence_answer(&mut self) -> Result<(), Waiting> {
+        self.passed = Some(self.fence.answer()?);
         Ok(())
     }
 
-    fn decide(&mut self, batch: &Batch<'_>, transaction: &TransactionalProducer) -> Result<(), EdgeError> {
-        let reads: Vec<Read> = batch.records.iter().map(|received| self.read(received)).collect();
+    fn decide(&mut self, batch: Batch<'_, Read>, transaction: &TransactionalProducer) -> Result<(), EdgeError> {
         let answers: Vec<Answer> = {
             let view = self.passed.and_then(|passed| self.view.read_after(passed));
             let view = view.ok_or_else(|| EdgeError::timed_out("the view was closed after the fence had opened"))?;
             self.overlay.prune(&view);
             let mut ledger = Ledger { view: &view, overlay: &mut self.overlay };
-            let findings = reads.iter().flat_map(|read| &read.findings);
+            let findings = batch.records.iter().flat_map(|incoming| &incoming.read.findings);
             findings.map(|finding| ledger.answer(finding, self.detector.rules())).collect()
         };
-        for (received, read) in batch.records.iter().zip(&reads) {
+        for Incoming { received, read } in &batch.records {
             self.count(read);
             let dead_letters = DeadLetters { layout: &self.layout, topic: &self.config.topics.dead_letters, stage: Self::NAME };
             for (index, reason) in &read.failures {
@@ -179,7 +188,7 @@ impl Stage for DetectStage {
         Ok(())
     }
 
-    fn may_leave_hold(&mut self, _received: &Received<'_>, _now: Timestamp) -> bool {
+    fn may_leave_hold(&self, _read: &Read, _now: Timestamp) -> bool {
         false
     }
 }

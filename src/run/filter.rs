@@ -4,15 +4,16 @@ use super::fence::{FenceAside, Waiting};
 use super::layout::Layout;
 use super::outcome::{DeadLetters, headers_size};
 use super::view::{Passed, SharedView};
-use super::worker::{Batch, Stage};
+use super::worker::{Batch, Incoming, Stage};
 use crate::config::{Config, Evidence};
 use crate::domain::decide::Decision;
 use crate::domain::time::Timestamp;
+use crate::domain::view::ConsentView;
 use crate::kafka::EdgeError;
 use crate::kafka::group::Received;
 use crate::kafka::producer::TransactionalProducer;
 use crate::metrics::{DecisionReason, Metrics, StageOutcome, StageReason};
-use crate::record::{Header, Produce, TopicName, TopicPartition};
+use crate::record::{Produce, TopicPartition};
 use crate::stage::filter::{DecidedAt, Filter, FilterRules, Outcome, Prepared, Tally, allowed_header, as_of_text, block, suppressed_headers};
 use crate::wire::DecodeError;
 use prost::Message;
@@ -26,8 +27,6 @@ pub struct FilterStage {
     fence: Option<FenceAside>,
     /// The last fence that opened.
     passed: Option<Passed>,
-    /// What was read while the fence was asked.
-    ready: Vec<Ready>,
     view: Arc<SharedView>,
     layout: Arc<Layout>,
     config: Arc<Config>,
@@ -52,15 +51,7 @@ impl FilterStage {
             default_channel: config.default_channel.clone(),
         };
         let filter = Filter::new(rules, view.print_key());
-        Self { filter, fence, passed: None, ready: Vec::new(), view, layout, config, rules_version, metrics }
-    }
-
-    /// What was read of these very records while their fence was asked, or what is read of them now.
-    fn take_prepared(&mut self, records: &[Received<'_>]) -> Vec<Ready> {
-        match std::mem::take(&mut self.ready) {
-            ready if is_of(&ready, records) => ready,
-            _ => prepare(&mut self.filter, records),
-        }
+        Self { filter, fence, passed: None, view, layout, config, rules_version, metrics }
     }
 
     fn count(&self, runs: &[Run], unknown_business: u64) {
@@ -79,46 +70,39 @@ impl FilterStage {
 }
 
 /// A record that was read and waits for the view.
-struct Ready {
-    topic: TopicName,
-    partition: u32,
-    offset: u64,
+pub struct Ready {
     prepared: Prepared,
     /// Bytes that passing it on takes.
     size: u64,
 }
 
-/// Reads all records of a batch.
-fn prepare(filter: &mut Filter, records: &[Received<'_>]) -> Vec<Ready> {
-    filter.begin_batch();
-    let headers: Vec<Vec<Header<'_>>> = records
-        .iter()
-        .map(|received| {
-            let mut headers = Vec::new();
-            received.headers(&mut headers);
-            headers
-        })
-        .collect();
-    let mut scratch = Vec::new();
-    let ready = records.iter().zip(&headers).map(|(received, headers)| {
-        let record = received.record(headers);
-        Ready {
-            topic: received.topic().clone(),
-            partition: record.partition,
-            offset: record.offset,
-            prepared: filter.prepare(&record, &mut scratch),
-            size: record.size(),
-        }
-    });
-    ready.collect()
+/// Look-ups whose memory is fetched at once.
+const NEAR: usize = 32;
+
+/// Decides all records at one position of the view.
+fn look_up(view: &ConsentView, records: &[Incoming<'_, Ready>], held_until: Option<Timestamp>) -> Vec<Outcome> {
+    let mut outcomes = Vec::with_capacity(records.len());
+    for near in records.chunks(NEAR) {
+        view.prefetch(near.iter().flat_map(|incoming| incoming.read.prepared.persons()).copied());
+        outcomes.extend(near.iter().map(|incoming| incoming.read.prepared.decide(view, held_until)));
+    }
+    outcomes
 }
 
-/// Whether these were read of exactly these records.
-fn is_of(ready: &[Ready], records: &[Received<'_>]) -> bool {
-    let same = |(ready, received): (&Ready, &Received<'_>)| {
-        ready.offset == received.offset() && ready.partition == received.partition() && ready.topic == *received.topic()
-    };
-    ready.len() == records.len() && ready.iter().zip(records).all(same)
+/// How many sends are of businesses that no key names.
+fn of_unknown_businesses(view: &ConsentView, records: &[Incoming<'_, Ready>]) -> u64 {
+    let mut last: Option<(&str, bool)> = None;
+    let businesses = records.iter().filter_map(|incoming| incoming.read.prepared.business());
+    let unknown = businesses.filter(|business| match last {
+        // Campaigns come in runs.
+        Some((known, unknown)) if known == *business => unknown,
+        Some(_) | None => {
+            let unknown = !view.knows_business(business);
+            last = Some((business, unknown));
+            unknown
+        }
+    });
+    unknown.count() as u64
 }
 
 /// One partition's part of a batch.
@@ -132,38 +116,46 @@ struct Run {
 impl Stage for FilterStage {
     const NAME: &'static str = "filter";
 
-    /// The brokers' answer and the reading of the records do not need each other. Beside a busy broker an answer takes
-    /// milliseconds, in which a large batch is read.
-    fn fence(&mut self, patience: Duration, records: &[Received<'_>]) -> Result<(), Waiting> {
-        let Some(fence) = &self.fence else { return Ok(()) };
-        fence.ask(patience);
-        if !is_of(&self.ready, records) {
-            self.ready = prepare(&mut self.filter, records);
+    type Read = Ready;
+
+    fn read(&mut self, received: &Received<'_>) -> Ready {
+        let mut headers = Vec::new();
+        received.headers(&mut headers);
+        let record = received.record(&headers);
+        Ready { prepared: self.filter.prepare(&record), size: record.size() }
+    }
+
+    fn ask_fence(&mut self, patience: Duration) {
+        if let Some(fence) = &self.fence {
+            fence.ask(patience);
         }
-        self.passed = Some(fence.answer()?);
+    }
+
+    fn fence_answer(&mut self) -> Result<(), Waiting> {
+        if let Some(fence) = &self.fence {
+            self.passed = Some(fence.answer()?);
+        }
         Ok(())
     }
 
-    fn decide(&mut self, batch: &Batch<'_>, transaction: &TransactionalProducer) -> Result<(), EdgeError> {
-        let prepared = self.take_prepared(batch.records);
-        let view = self.view.clone();
+    fn decide(&mut self, batch: Batch<'_, Ready>, transaction: &TransactionalProducer) -> Result<(), EdgeError> {
         let (outcomes, as_of, topic_id, unknown_business) = {
             // Without a fence nothing is looked up: exempt sends, and what leaves a hold by itself.
             let looked_up = self.passed.filter(|_| batch.fenced && self.fence.is_some());
             let view = match looked_up {
-                Some(passed) => view.read_after(passed).ok_or_else(|| EdgeError::timed_out("the view was closed after the fence had opened"))?,
-                None => view.read(),
+                Some(passed) => self.view.read_after(passed),
+                None => Some(self.view.read()),
             };
-            self.filter.meet(&view);
-            let unknown = prepared.iter().filter(|ready| !self.filter.knows_business_of(&ready.prepared)).count();
-            let outcomes: Vec<Outcome> = prepared.iter().map(|ready| self.filter.decide(&ready.prepared, &*view, batch.held_until)).collect();
+            let view = view.ok_or_else(|| EdgeError::timed_out("the view was closed after the fence had opened"))?;
+            let outcomes = look_up(&view, &batch.records, batch.held_until);
             // Before the view is let go: one that is made anew is of another topic.
-            (outcomes, view.applied().to_vec(), self.view.topic_id(), unknown as u64)
+            (outcomes, view.applied().to_vec(), self.view.topic_id(), of_unknown_businesses(&view, &batch.records))
         };
         let as_of_shown = as_of_text(&as_of);
         let mut runs: Vec<Run> = Vec::new();
         let dead_letters = DeadLetters { layout: &self.layout, topic: &self.config.topics.dead_letters, stage: Self::NAME };
-        for (number, (received, (outcome, Ready { size, .. }))) in batch.records.iter().zip(outcomes.iter().zip(&prepared)).enumerate() {
+        for (number, (incoming, outcome)) in batch.records.into_iter().zip(outcomes).enumerate() {
+            let Incoming { received, read: Ready { size, .. } } = &incoming;
             let Some(outputs) = self.config.sends.iter().find(|sends| sends.input.name == *received.topic()) else {
                 unreachable!("a worker receives only the topics it subscribed to");
             };
@@ -171,11 +163,11 @@ impl Stage for FilterStage {
             let (topic, headers) = match outcome {
                 Outcome::Decided(Decision::Allowed(reason)) => {
                     let wanted = self.config.evidence == Evidence::Headers;
-                    let header = wanted.then(|| allowed_header(*reason, &source(), &as_of_shown, &self.rules_version));
+                    let header = wanted.then(|| allowed_header(reason, &source(), &as_of_shown, &self.rules_version));
                     (Some(&outputs.allowed), header.into_iter().collect())
                 }
                 Outcome::Decided(Decision::Suppressed { reason, cause }) => {
-                    (Some(&outputs.suppressed), suppressed_headers(*reason, *cause, &source(), &as_of_shown, &self.rules_version))
+                    (Some(&outputs.suppressed), suppressed_headers(reason, cause, &source(), &as_of_shown, &self.rules_version))
                 }
                 Outcome::DeadLetter(_) => (None, Vec::new()),
             };
@@ -183,10 +175,10 @@ impl Stage for FilterStage {
             let ended = match (topic, outcome) {
                 (Some(topic), _) if fits(topic) => {
                     transaction.forward(received, topic, received.partition(), &headers)?;
-                    *outcome
+                    outcome
                 }
                 (Some(_), _) => Outcome::DeadLetter(DecodeError::TooLarge),
-                (None, outcome) => *outcome,
+                (None, outcome) => outcome,
             };
             if let Outcome::DeadLetter(reason) = ended {
                 dead_letters.write(transaction, received, None, reason)?;
@@ -236,10 +228,7 @@ impl Stage for FilterStage {
         Ok(())
     }
 
-    fn may_leave_hold(&mut self, received: &Received<'_>, now: Timestamp) -> bool {
-        let mut headers = Vec::new();
-        received.headers(&mut headers);
-        let prepared = self.filter.prepare(&received.record(&headers), &mut Vec::new());
-        Filter::may_leave_hold(&prepared, now)
+    fn may_leave_hold(&self, read: &Ready, now: Timestamp) -> bool {
+        read.prepared.may_leave_hold(now)
     }
 }

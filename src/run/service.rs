@@ -192,7 +192,7 @@ fn start(parts: &Parts, verb: Verb, brokers: Brokers, ends: &Ends, threads: &mut
     if verb.detects() {
         for worker in 0..parts.config.workers {
             let rules = detect_rules(parts);
-            let fence = Fence::new(&parts.config, FenceLevel::OptOuts, parts.view.clone(), parts.metrics.clone())?;
+            let fence = fence(parts, FenceLevel::OptOuts)?;
             let (config, metrics) = (parts.config.clone(), parts.metrics.clone());
             let stage = DetectStage::new(config, layout.clone(), parts.view.clone(), fence, rules, metrics)?;
             let pace = Pace { fencing: Fencing::AfterChange, commits_idle_positions: true, ..PACE };
@@ -203,9 +203,8 @@ fn start(parts: &Parts, verb: Verb, brokers: Brokers, ends: &Ends, threads: &mut
     if verb.filters() {
         for worker in 0..parts.config.workers {
             if !of_kind(false).is_empty() {
-                let fence = Fence::new(&parts.config, parts.config.fence, parts.view.clone(), parts.metrics.clone())?;
-                let fence = FenceAside::new(fence).map_err(|error| Failure::Failed(format!("no thread: {error}")))?;
-                start_worker(parts, threads, &layout, group, worker.to_string(), of_kind(false), PACE, filter(Some(fence)))?;
+                let stage = filter(Some(fence(parts, parts.config.fence)?));
+                start_worker(parts, threads, &layout, group, worker.to_string(), of_kind(false), PACE, stage)?;
             }
         }
     }
@@ -222,6 +221,12 @@ fn detect_rules(parts: &Parts) -> DetectRules {
         policies: parts.config.policies.clone(),
         rules_version: parts.rules_version.clone(),
     }
+}
+
+/// One worker's fence, on a thread of its own.
+fn fence(parts: &Parts, level: FenceLevel) -> Result<FenceAside, Failure> {
+    let fence = Fence::new(&parts.config, level, parts.view.clone(), parts.metrics.clone())?;
+    FenceAside::new(fence).map_err(|error| Failure::Failed(format!("no thread: {error}")))
 }
 
 #[expect(clippy::too_many_arguments, reason = "one call for each part of a worker's identity reads better than a struct used once")]

@@ -20,12 +20,20 @@ pub trait Stage {
     /// The word in metrics and headers.
     const NAME: &'static str;
 
-    /// Asks the fence for records that were received, waiting at most so long. What can be done without its answer may
-    /// be done meanwhile.
-    fn fence(&mut self, patience: Duration, records: &[Received<'_>]) -> Result<(), Waiting>;
+    /// What the bytes of a record say, before anybody is asked.
+    type Read;
+
+    /// Reads a record.
+    fn read(&mut self, received: &Received<'_>) -> Self::Read;
+
+    /// Asks the fence for all that was received before, to be answered within so long.
+    fn ask_fence(&mut self, patience: Duration);
+
+    /// The fence's answer, to be taken once for each question.
+    fn fence_answer(&mut self) -> Result<(), Waiting>;
 
     /// Decides a batch at one position of the view and hands what follows to the producers, in an open transaction.
-    fn decide(&mut self, batch: &Batch<'_>, transaction: &TransactionalProducer) -> Result<(), EdgeError>;
+    fn decide(&mut self, batch: Batch<'_, Self::Read>, transaction: &TransactionalProducer) -> Result<(), EdgeError>;
 
     /// Waits until all that must be durable before the transaction is, or until the deadline.
     fn settle(&mut self, deadline: Instant) -> Result<(), EdgeError>;
@@ -34,12 +42,19 @@ pub trait Stage {
     fn start_again(&mut self) -> Result<(), EdgeError>;
 
     /// Whether a held record may leave before the fence opens.
-    fn may_leave_hold(&mut self, received: &Received<'_>, now: Timestamp) -> bool;
+    fn may_leave_hold(&self, read: &Self::Read, now: Timestamp) -> bool;
+}
+
+/// A record and what was read of it.
+pub struct Incoming<'a, R> {
+    pub received: Received<'a>,
+    pub read: R,
 }
 
 /// Records to be decided together.
-pub struct Batch<'a> {
-    pub records: &'a [Received<'a>],
+pub struct Batch<'a, R> {
+    /// To be let go one by one as they are dealt with, while the processor still has them at hand.
+    pub records: Vec<Incoming<'a, R>>,
     /// Where each partition's run begins: the offset after the last decided one.
     pub first: BTreeMap<TopicPartition, u64>,
     /// The time, where the records were held.
@@ -62,8 +77,10 @@ pub struct Setup {
     pub stop: Stop,
 }
 
-/// Most records received before they are decided.
+/// Most records received before they are decided: a fence costs as much as some hundred records.
 const BATCH: usize = 8192;
+/// Records taken from the client at a time, and read while the processor still has them at hand.
+const CHUNK: usize = 512;
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A commit that takes longer than the transaction may live is lost anyway.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -106,13 +123,15 @@ impl Setup {
     fn run_member<S: Stage>(&self, offsets: &OffsetsClient, stage: &mut S) -> Result<(), EdgeError> {
         let Some(producer) = self.new_producer()? else { return Ok(()) };
         let group = GroupConsumer::new(&self.connection, &self.group, &self.member, &self.topics)?;
-        let mut thread = Thread {
+        let mut thread: Thread<'_, S> = Thread {
             setup: self,
             group: &group,
             offsets,
             producer,
             machine: Worker::new(self.pace),
             pending: Vec::new(),
+            ahead: Vec::new(),
+            is_broken: false,
             held: false,
             stuck: BTreeSet::new(),
             stuck_told: 0,
@@ -129,7 +148,6 @@ impl Setup {
         }
         thread.stuck.clear();
         thread.tell_stuck();
-        thread.pending.clear();
         result
     }
 
@@ -158,14 +176,18 @@ impl Setup {
     }
 }
 
-struct Thread<'g> {
+struct Thread<'g, S: Stage> {
     setup: &'g Setup,
     group: &'g GroupConsumer,
     offsets: &'g OffsetsClient,
     producer: TransactionalProducer,
     machine: Worker,
     /// Received and not decided.
-    pending: Vec<Received<'g>>,
+    pending: Vec<Incoming<'g, S::Read>>,
+    /// Received while the fence was asked for `pending`: of the next batch.
+    ahead: Vec<Incoming<'g, S::Read>>,
+    /// The client stopped reading some partition meanwhile.
+    is_broken: bool,
     /// What is pending was held: expired sends are told from others by the clock.
     held: bool,
     /// Partitions whose position lies outside of their log.
@@ -184,8 +206,8 @@ struct Thread<'g> {
     part: String,
 }
 
-impl<'g> Thread<'g> {
-    fn turn_until_stopped<S: Stage>(&mut self, stage: &mut S) -> Result<(), EdgeError> {
+impl<'g, S: Stage> Thread<'g, S> {
+    fn turn_until_stopped(&mut self, stage: &mut S) -> Result<(), EdgeError> {
         let mut drain_until: Option<Instant> = None;
         loop {
             if self.setup.stop.is_asked() {
@@ -201,8 +223,8 @@ impl<'g> Thread<'g> {
             }
             self.look_for_unowned()?;
             match self.machine.next(self.now_ms()) {
-                Step::Receive { wait_ms } => self.receive(Duration::from_millis(wait_ms))?,
-                Step::Fence { patience_ms } => self.fence(stage, Duration::from_millis(patience_ms)),
+                Step::Receive { wait_ms } => self.receive(stage, Duration::from_millis(wait_ms))?,
+                Step::Fence { patience_ms } => self.fence(stage, Duration::from_millis(patience_ms))?,
                 Step::Decide => self.decide(stage)?,
                 Step::Expire => self.expire(stage)?,
                 Step::Commit => self.commit(stage)?,
@@ -210,7 +232,9 @@ impl<'g> Thread<'g> {
                 Step::Renew => self.renew(stage)?,
                 Step::Take(partitions) => self.take(&partitions)?,
                 Step::Give(partitions) => {
-                    self.pending.retain(|received| !partitions.contains(&(received.topic().clone(), received.partition())));
+                    let stays = |received: &Received<'_>| !partitions.contains(&(received.topic().clone(), received.partition()));
+                    self.pending.retain(|incoming| stays(&incoming.received));
+                    self.ahead.retain(|incoming| stays(&incoming.received));
                     self.stuck.retain(|partition| !partitions.contains(partition));
                     self.tell_stuck();
                     self.group.give(&partitions)?;
@@ -263,10 +287,13 @@ impl<'g> Thread<'g> {
         self.machine.partitions().cloned().collect()
     }
 
-    fn receive(&mut self, wait: Duration) -> Result<(), EdgeError> {
+    fn receive(&mut self, stage: &mut S, wait: Duration) -> Result<(), EdgeError> {
         let before = self.pending.len();
         self.producer.serve();
-        if self.group.receive(wait, before + BATCH, &mut self.pending)? == Met::Broken {
+        self.pending.append(&mut self.ahead);
+        let wait = if self.pending.len() > before { Duration::ZERO } else { wait };
+        let met = read_more(self.group, stage, wait, before + BATCH, &mut self.pending)?;
+        if std::mem::take(&mut self.is_broken) || met == Met::Broken {
             self.find_stuck();
         }
         let received = self.pending.len() - before;
@@ -277,9 +304,15 @@ impl<'g> Thread<'g> {
         Ok(())
     }
 
-    fn fence<S: Stage>(&mut self, stage: &mut S, patience: Duration) {
+    /// Asks the fence for what is pending. While the brokers answer, which takes milliseconds where they are busy, more is
+    /// received and read; it belongs to the next batch, whose fence is asked after this.
+    fn fence(&mut self, stage: &mut S, patience: Duration) -> Result<(), EdgeError> {
         let was_holding = self.machine.is_holding();
-        match stage.fence(patience, &self.pending) {
+        stage.ask_fence(patience);
+        let met = if was_holding { Ok(Met::Nothing) } else { read_more(self.group, stage, Duration::ZERO, BATCH, &mut self.ahead) };
+        let answer = stage.fence_answer();
+        self.is_broken |= met? == Met::Broken;
+        match answer {
             Ok(()) => self.machine.fenced(true, self.now_ms()),
             Err(waiting) => {
                 self.machine.fenced(false, self.now_ms());
@@ -291,12 +324,13 @@ impl<'g> Thread<'g> {
                 }
             }
         }
+        Ok(())
     }
 
-    fn decide<S: Stage>(&mut self, stage: &mut S) -> Result<(), EdgeError> {
+    fn decide(&mut self, stage: &mut S) -> Result<(), EdgeError> {
         let pending = std::mem::take(&mut self.pending);
         let held_until = std::mem::take(&mut self.held).then(now);
-        let decided = self.decide_records(stage, &pending, held_until, true)?;
+        let decided = self.decide_records(stage, pending, held_until, true)?;
         if let Some(next) = decided {
             self.machine.decided(&next, self.now_ms());
         }
@@ -304,15 +338,15 @@ impl<'g> Thread<'g> {
     }
 
     /// Decides records within a transaction; `None` where that went wrong and the machine knows.
-    fn decide_records<S: Stage>(
+    fn decide_records(
         &mut self,
         stage: &mut S,
-        records: &[Received<'g>],
+        records: Vec<Incoming<'g, S::Read>>,
         held_until: Option<Timestamp>,
         fenced: bool,
     ) -> Result<Option<BTreeMap<TopicPartition, u64>>, EdgeError> {
         let mut ends: Vec<(&TopicName, u32, u64)> = Vec::new();
-        for received in records {
+        for Incoming { received, .. } in &records {
             let after = received.offset() + 1;
             match ends.iter_mut().rev().find(|(topic, partition, _)| *partition == received.partition() && *topic == received.topic()) {
                 Some((_, _, end)) => *end = after.max(*end),
@@ -321,7 +355,7 @@ impl<'g> Thread<'g> {
         }
         let next: BTreeMap<TopicPartition, u64> = ends.into_iter().map(|(topic, partition, end)| ((topic.clone(), partition), end)).collect();
         let first = next.keys().filter_map(|partition| Some((partition.clone(), self.machine.decided_up_to(partition)?))).collect();
-        let result = self.begin_if_needed().and_then(|()| stage.decide(&Batch { records, first, held_until, fenced }, &self.producer));
+        let result = self.begin_if_needed().and_then(|()| stage.decide(Batch { records, first, held_until, fenced }, &self.producer));
         match result {
             Ok(()) => Ok(Some(next)),
             Err(error) => self.trouble(error).map(|()| None),
@@ -337,17 +371,17 @@ impl<'g> Thread<'g> {
     }
 
     /// While holding: the longest head of each partition's records that may leave does.
-    fn expire<S: Stage>(&mut self, stage: &mut S) -> Result<(), EdgeError> {
+    fn expire(&mut self, stage: &mut S) -> Result<(), EdgeError> {
         let now = now();
         let mut stays: BTreeSet<TopicPartition> = BTreeSet::new();
         let (mut leaving, mut left) = (Vec::new(), Vec::new());
-        for received in std::mem::take(&mut self.pending) {
-            let partition = (received.topic().clone(), received.partition());
-            if !stays.contains(&partition) && stage.may_leave_hold(&received, now) {
-                leaving.push(received);
+        for incoming in std::mem::take(&mut self.pending) {
+            let partition = (incoming.received.topic().clone(), incoming.received.partition());
+            if !stays.contains(&partition) && stage.may_leave_hold(&incoming.read, now) {
+                leaving.push(incoming);
             } else {
                 stays.insert(partition);
-                left.push(received);
+                left.push(incoming);
             }
         }
         self.pending = left;
@@ -355,20 +389,20 @@ impl<'g> Thread<'g> {
             self.machine.expired(&BTreeMap::new(), !self.pending.is_empty(), self.now_ms());
             return Ok(());
         }
-        if let Some(next) = self.decide_records(stage, &leaving, Some(now), false)? {
+        if let Some(next) = self.decide_records(stage, leaving, Some(now), false)? {
             self.machine.expired(&next, !self.pending.is_empty(), self.now_ms());
         }
         Ok(())
     }
 
-    fn commit<S: Stage>(&mut self, stage: &mut S) -> Result<(), EdgeError> {
+    fn commit(&mut self, stage: &mut S) -> Result<(), EdgeError> {
         let began = Instant::now();
         let positions = self.machine.uncommitted();
         let result = self
             .begin_if_needed()
             .and_then(|()| stage.settle(began + COMMIT_TIMEOUT))
             .and_then(|()| self.producer.commit(&positions, self.group, COMMIT_TIMEOUT));
-        self.count_transaction::<S>(if result.is_ok() { "committed" } else { "failed" });
+        self.count_transaction(if result.is_ok() { "committed" } else { "failed" });
         match result {
             Ok(()) => {
                 self.machine.committed();
@@ -384,8 +418,8 @@ impl<'g> Thread<'g> {
         }
     }
 
-    fn abort<S: Stage>(&mut self, stage: &mut S) -> Result<(), EdgeError> {
-        self.count_transaction::<S>("aborted");
+    fn abort(&mut self, stage: &mut S) -> Result<(), EdgeError> {
+        self.count_transaction("aborted");
         if self.begun
             && let Err(error) = self.producer.abort(COMMIT_TIMEOUT)
         {
@@ -400,8 +434,8 @@ impl<'g> Thread<'g> {
         self.pause_again()
     }
 
-    fn renew<S: Stage>(&mut self, stage: &mut S) -> Result<(), EdgeError> {
-        self.count_transaction::<S>("renewed");
+    fn renew(&mut self, stage: &mut S) -> Result<(), EdgeError> {
+        self.count_transaction("renewed");
         match self.setup.new_producer()? {
             Some(producer) => self.producer = producer,
             None => return Ok(()),
@@ -423,8 +457,9 @@ impl<'g> Thread<'g> {
         self.pause_again()
     }
 
-    fn start_again<S: Stage>(&mut self, stage: &mut S) -> Result<(), EdgeError> {
+    fn start_again(&mut self, stage: &mut S) -> Result<(), EdgeError> {
         self.pending.clear();
+        self.ahead.clear();
         self.held = false;
         stage.start_again()
     }
@@ -531,9 +566,32 @@ impl<'g> Thread<'g> {
         Ok(())
     }
 
-    fn count_transaction<S: Stage>(&self, result: &'static str) {
+    fn count_transaction(&self, result: &'static str) {
         self.setup.metrics.transactions.get_or_create(&metrics::StageResult { stage: S::NAME, result }).inc();
     }
+}
+
+/// Receives and reads until `into` holds `max` records or none is at hand; waits at most `wait` for the first.
+fn read_more<'g, S: Stage>(
+    group: &'g GroupConsumer,
+    stage: &mut S,
+    wait: Duration,
+    max: usize,
+    into: &mut Vec<Incoming<'g, S::Read>>,
+) -> Result<Met, EdgeError> {
+    let mut received = Vec::new();
+    let mut wait = wait;
+    while into.len() < max {
+        let wanted = CHUNK.min(max - into.len());
+        let met = group.receive(wait, wanted, &mut received)?;
+        let got = received.len();
+        into.extend(received.drain(..).map(|received| Incoming { read: stage.read(&received), received }));
+        if met == Met::Broken || got < wanted {
+            return Ok(met);
+        }
+        wait = Duration::ZERO;
+    }
+    Ok(Met::Nothing)
 }
 
 fn now() -> Timestamp {

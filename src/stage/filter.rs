@@ -1,7 +1,7 @@
 //! Stage 2: send record → allowed, suppressed or dead letter.
 //!
 //! In two halves, so that the view is locked for look-ups alone: [`Filter::prepare`] reads bytes and makes
-//! fingerprints, [`Filter::decide`] looks them up. A batch is decided at one position of the view, and a [`Tally`] of
+//! fingerprints, [`Prepared::decide`] looks them up. A batch is decided at one position of the view, and a [`Tally`] of
 //! each partition's run becomes its decision block.
 
 use crate::domain::business::{Businesses, UnknownBusiness};
@@ -11,13 +11,13 @@ use crate::domain::key::Channel;
 use crate::domain::send::Categories;
 use crate::domain::suppression::{PersonPrint, PrintKey};
 use crate::domain::time::Timestamp;
-use crate::domain::view::ConsentView;
 use crate::record::{Coordinates, Record, TopicName, TopicPartition};
 use crate::wire::DecodeError;
-use crate::wire::fields::FieldValue;
 use crate::wire::proto;
 use crate::wire::send::SendDecoder;
+use hashbrown::{DefaultHashBuilder, HashTable};
 use std::collections::BTreeMap;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 /// Every way in which a record of a sends topic can end.
@@ -52,9 +52,7 @@ pub enum Prepared {
     Send {
         /// Fingerprints of everything that identifies the recipient.
         persons: Persons,
-        question: usize,
-        business: usize,
-        exempt: bool,
+        asked: Arc<Asked>,
         expires_at: Option<Timestamp>,
     },
     /// On a topic for exempt sends: allowed without a look-up.
@@ -79,48 +77,41 @@ impl Persons {
     }
 }
 
-/// A question that was made, and what it was made for.
-struct Kept {
+/// What is asked of the view for all sends that are alike in this.
+#[derive(Debug)]
+pub struct Asked {
+    business: Box<str>,
     channel: Channel,
     program: Option<Box<str>>,
     exempt: bool,
     question: Question,
 }
 
-/// Questions and businesses kept at hand; beyond this many they are made anew.
-const MAX_KEPT: usize = 1024;
+/// Questions kept at hand; beyond this many they are made anew.
+const MAX_KEPT: usize = 4096;
 
 /// Reads and decides sends. One for each worker: it keeps what recurs.
 pub struct Filter {
     rules: FilterRules,
     prints: PrintKey,
-    questions: Vec<Kept>,
-    /// The businesses of the prepared sends, and whether the view knows them (asked once a batch).
-    businesses: Vec<(Box<str>, bool)>,
+    hasher: DefaultHashBuilder,
+    kept: HashTable<Arc<Asked>>,
+    /// What was asked last: campaigns come in runs.
+    last: Option<Arc<Asked>>,
 }
 
 impl Filter {
     /// A filter whose fingerprints fit a view made with the same key.
     pub fn new(rules: FilterRules, prints: PrintKey) -> Self {
-        Self { rules, prints, questions: Vec::new(), businesses: Vec::new() }
+        Self { rules, prints, hasher: DefaultHashBuilder::default(), kept: HashTable::new(), last: None }
     }
 
-    /// Begins a batch: what was kept of earlier ones is dropped where it grew too large.
-    pub fn begin_batch(&mut self) {
-        if self.questions.len() > MAX_KEPT {
-            self.questions.clear();
-        }
-        if self.businesses.len() > MAX_KEPT {
-            self.businesses.clear();
-        }
-    }
-
-    /// Reads a record. `scratch` is kept between the records of a batch.
-    pub fn prepare<'a>(&mut self, record: &Record<'a>, scratch: &mut Vec<Option<FieldValue<'a>>>) -> Prepared {
+    /// Reads a record.
+    pub fn prepare(&mut self, record: &Record<'_>) -> Prepared {
         let Some(topic) = self.rules.topics.iter().find(|topic| topic.name == *record.topic) else {
             return Prepared::DeadLetter(DecodeError::UnknownShape);
         };
-        let send = match topic.decoder.decode(record, scratch) {
+        let send = match topic.decoder.decode(record) {
             Ok(send) => send,
             Err(error) => return Prepared::DeadLetter(error),
         };
@@ -138,69 +129,84 @@ impl Filter {
             (Some(one), 0) => Persons::One(one),
             (first, _) => Persons::Several(first.into_iter().chain(persons).collect()),
         };
-        let business = match self.businesses.iter().rposition(|(known, _)| **known == *business) {
-            Some(index) => index,
-            None => {
-                self.businesses.push((business.into(), false));
-                self.businesses.len() - 1
-            }
-        };
         let channel = send.channel.as_ref().unwrap_or(&self.rules.default_channel);
         let program = send.program.as_deref().filter(|_| !exempt);
-        let found =
-            self.questions.iter().position(|kept| kept.exempt == exempt && kept.channel == *channel && kept.program.as_deref() == program);
-        let question = found.unwrap_or_else(|| {
-            let question = match exempt {
-                true => Question::exempt(self.prints, channel),
-                false => Question::marketing(self.prints, channel, program),
-            };
-            self.questions.push(Kept { channel: channel.clone(), program: program.map(Into::into), exempt, question });
-            self.questions.len() - 1
-        });
-        Prepared::Send { persons, question, business, exempt, expires_at: send.expires_at }
+        let is_same = |asked: &Asked| {
+            asked.exempt == exempt && *asked.business == *business && asked.channel == *channel && asked.program.as_deref() == program
+        };
+        let asked = match &self.last {
+            Some(last) if is_same(last) => last.clone(),
+            Some(_) | None => {
+                let hash = self.hasher.hash_one((business, channel, program, exempt));
+                let asked = match self.kept.find(hash, |asked| is_same(asked)) {
+                    Some(asked) => asked.clone(),
+                    None => {
+                        let question = match exempt {
+                            true => Question::exempt(self.prints, channel),
+                            false => Question::marketing(self.prints, channel, program),
+                        };
+                        let (channel, program) = (channel.clone(), program.map(Into::into));
+                        let asked = Arc::new(Asked { business: business.into(), channel, program, exempt, question });
+                        self.keep(hash, asked.clone());
+                        asked
+                    }
+                };
+                self.last = Some(asked.clone());
+                asked
+            }
+        };
+        Prepared::Send { persons, asked, expires_at: send.expires_at }
     }
 
-    /// Asks the view once for all businesses of the batch.
-    pub fn meet(&mut self, view: &ConsentView) {
-        for (business, known) in &mut self.businesses {
-            *known = view.knows_business(business);
+    fn keep(&mut self, hash: u64, asked: Arc<Asked>) {
+        if self.kept.len() >= MAX_KEPT {
+            self.kept.clear();
+        }
+        let rehash = |asked: &Arc<Asked>| self.hasher.hash_one((&*asked.business, &asked.channel, asked.program.as_deref(), asked.exempt));
+        self.kept.insert_unique(hash, asked, rehash);
+    }
+}
+
+impl Prepared {
+    /// Fingerprints of everyone who will be looked up.
+    pub fn persons(&self) -> &[PersonPrint] {
+        match self {
+            Self::Send { persons, .. } => persons.as_slice(),
+            Self::ExemptOnly | Self::DeadLetter(_) => &[],
         }
     }
 
-    /// Whether the view knew the business of this send when it was met.
-    pub fn knows_business_of(&self, prepared: &Prepared) -> bool {
-        match prepared {
-            Prepared::Send { business, .. } => self.businesses.get(*business).is_some_and(|(_, known)| *known),
-            Prepared::ExemptOnly | Prepared::DeadLetter(_) => true,
+    /// The business whose consent will be asked, if anybody's will.
+    pub fn business(&self) -> Option<&str> {
+        match self {
+            Self::Send { asked, .. } => Some(&asked.business),
+            Self::ExemptOnly | Self::DeadLetter(_) => None,
         }
     }
 
-    /// Decides a prepared record. `held_until` is the time, for sends that were held: those that expired by then are
+    /// Decides. `held_until` is the time, for sends that were held: those that expired by then are
     /// suppressed, whatever the view says. It is the only clock that any decision reads, and the block records it.
-    pub fn decide(&self, prepared: &Prepared, view: &impl Lookup, held_until: Option<Timestamp>) -> Outcome {
-        match prepared {
-            Prepared::DeadLetter(error) => Outcome::DeadLetter(*error),
-            Prepared::ExemptOnly => Outcome::Decided(Decision::Allowed(AllowReason::ExemptCategory)),
-            Prepared::Send { expires_at: Some(expires_at), .. } if held_until.is_some_and(|until| *expires_at <= until) => {
+    pub fn decide(&self, view: &impl Lookup, held_until: Option<Timestamp>) -> Outcome {
+        match self {
+            Self::DeadLetter(error) => Outcome::DeadLetter(*error),
+            Self::ExemptOnly => Outcome::Decided(Decision::Allowed(AllowReason::ExemptCategory)),
+            Self::Send { expires_at: Some(expires_at), .. } if held_until.is_some_and(|until| *expires_at <= until) => {
                 Outcome::Decided(Decision::Suppressed { reason: SuppressReason::ExpiredWhileHeld, cause: None })
             }
-            Prepared::Send { persons, question, exempt, .. } => {
-                let Some(Kept { question, .. }) = self.questions.get(*question) else {
-                    unreachable!("a prepared send keeps the index of a question of its own batch");
-                };
+            Self::Send { persons, asked, .. } => {
                 let known = persons.as_slice().iter().filter(|person| view.knows(**person));
                 let standing =
-                    known.fold(Standing::Silent, |standing, person| standing.and(question.judge(|slot| view.standing(*person, slot))));
-                Outcome::Decided(standing.decision(*exempt))
+                    known.fold(Standing::Silent, |standing, person| standing.and(asked.question.judge(|slot| view.standing(*person, slot))));
+                Outcome::Decided(standing.decision(asked.exempt))
             }
         }
     }
 
     /// Whether a held record may leave before the fence opens: what is no send, and sends whose expiry has passed.
-    pub fn may_leave_hold(prepared: &Prepared, now: Timestamp) -> bool {
-        match prepared {
-            Prepared::DeadLetter(_) | Prepared::ExemptOnly => true,
-            Prepared::Send { expires_at, .. } => expires_at.is_some_and(|expires_at| expires_at <= now),
+    pub fn may_leave_hold(&self, now: Timestamp) -> bool {
+        match self {
+            Self::DeadLetter(_) | Self::ExemptOnly => true,
+            Self::Send { expires_at, .. } => expires_at.is_some_and(|expires_at| expires_at <= now),
         }
     }
 }
@@ -311,6 +317,7 @@ mod tests {
     use crate::domain::consent::{Act, ConsentState, Position, Source};
     use crate::domain::identity::Identity;
     use crate::domain::key::{ConsentKey, Subject};
+    use crate::domain::view::ConsentView;
     use crate::wire::send::{SendFormat, SendPointers};
 
     fn filter() -> Filter {
@@ -350,8 +357,8 @@ mod tests {
         let topic: TopicName = topic.into();
         let record =
             Record { topic: &topic, partition: 0, offset: 3, timestamp_ms: None, key: None, value: Some(json.as_bytes()), headers: &[] };
-        let prepared = filter.prepare(&record, &mut Vec::new());
-        filter.decide(&prepared, &view(), held_until.and_then(Timestamp::from_millis))
+        let prepared = filter.prepare(&record);
+        prepared.decide(&view(), held_until.and_then(Timestamp::from_millis))
     }
 
     const OPTED_OUT: Outcome =

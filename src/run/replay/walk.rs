@@ -254,7 +254,6 @@ impl<'a> Walk<'a> {
                 }
                 let Some(block) = blocks.next()? else { break };
                 self.check_tile(&block, &mut decided_up_to)?;
-                self.filter.begin_batch();
                 self.unclean = block.first < from;
                 current = Some(Rc::new(block));
             }
@@ -296,8 +295,8 @@ impl<'a> Walk<'a> {
             let dead = self.dead.remove(&offset);
             match block {
                 Some(block) => {
-                    let prepared = self.filter.prepare(&record, &mut Vec::new());
-                    let outcome = self.filter.decide(&prepared, &self.history.at(&block.as_of), block.held_until);
+                    let prepared = self.filter.prepare(&record);
+                    let outcome = prepared.decide(&self.history.at(&block.as_of), block.held_until);
                     if block.rules_version != self.plan.rules_version {
                         *self.summary.other_rules.entry(block.rules_version.clone()).or_default() += 1;
                     }

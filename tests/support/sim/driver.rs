@@ -38,6 +38,8 @@ pub struct Driver<S> {
     producer: Producer,
     machine: Worker,
     pending: Vec<Received>,
+    /// Received while the fence was asked for `pending`.
+    ahead: Vec<Received>,
     held: bool,
     begun: bool,
     id: String,
@@ -50,7 +52,8 @@ impl<S: Stage> Driver<S> {
         let producer = new_producer(&context, &id);
         let member = Member::join(context.clone(), group, name);
         let machine = Worker::new(pace);
-        let mut driver = Self { context, stage, pace, member, producer, machine, pending: Vec::new(), held: false, begun: false, id };
+        let mut driver =
+            Self { context, stage, pace, member, producer, machine, pending: Vec::new(), ahead: Vec::new(), held: false, begun: false, id };
         if let Err(error) = driver.turn_until_fenced() {
             driver.context.tell(format!("ends: {error}"), None);
         }
@@ -65,7 +68,7 @@ impl<S: Stage> Driver<S> {
             let now = self.now();
             match self.machine.next(now) {
                 Step::Receive { .. } => self.receive()?,
-                Step::Fence { patience_ms } => self.fence(patience_ms),
+                Step::Fence { patience_ms } => self.fence(patience_ms)?,
                 Step::Decide => self.decide()?,
                 Step::Expire => self.expire()?,
                 Step::Commit => self.commit()?,
@@ -74,6 +77,7 @@ impl<S: Stage> Driver<S> {
                 Step::Take(partitions) => self.take(&partitions),
                 Step::Give(partitions) => {
                     self.pending.retain(|received| !partitions.contains(&received.place()));
+                    self.ahead.retain(|received| !partitions.contains(&received.place()));
                     self.member.give(&partitions);
                     self.machine.given(!self.pending.is_empty());
                 }
@@ -103,7 +107,10 @@ impl<S: Stage> Driver<S> {
 
     fn receive(&mut self) -> Result<(), EdgeError> {
         self.stage.before_receiving();
-        let received = self.member.receive(BATCH)?;
+        let mut received = std::mem::take(&mut self.ahead);
+        if received.len() < BATCH {
+            received.extend(self.member.receive(BATCH - received.len())?);
+        }
         let (count, full) = (received.len(), received.len() == BATCH);
         self.pending.extend(received);
         if count > 0 {
@@ -119,21 +126,22 @@ impl<S: Stage> Driver<S> {
     }
 
     /// One question after the other until the patience is over; each is asked anew, which proves no less.
-    fn fence(&mut self, patience: u64) {
+    fn fence(&mut self, patience: u64) -> Result<(), EdgeError> {
         let until = self.now() + patience;
-        loop {
+        let was_holding = self.machine.is_holding();
+        let answer = loop {
             match self.stage.fence() {
-                Ok(()) => {
-                    self.context.tell("the fence opens".to_owned(), None);
-                    return self.machine.fenced(true, self.now());
-                }
-                Err(waiting) if self.now() >= until => {
-                    self.context.tell(format!("the fence stays closed: {waiting}"), None);
-                    return self.machine.fenced(false, self.now());
-                }
-                Err(_) => {}
+                Err(_) if self.now() < until => {}
+                answer => break answer,
             }
-        }
+        };
+        // The stages here answer as soon as they are asked: what is received now is received after the question too.
+        let received = if was_holding || self.ahead.len() == BATCH { Ok(Vec::new()) } else { self.member.receive(BATCH - self.ahead.len()) };
+        self.context
+            .tell(answer.as_ref().map_or_else(|waiting| format!("the fence stays closed: {waiting}"), |()| "the fence opens".to_owned()), None);
+        self.machine.fenced(answer.is_ok(), self.now());
+        self.ahead.extend(received?);
+        Ok(())
     }
 
     fn decide(&mut self) -> Result<(), EdgeError> {
@@ -233,6 +241,7 @@ impl<S: Stage> Driver<S> {
 
     fn start_again(&mut self) {
         self.pending.clear();
+        self.ahead.clear();
         self.held = false;
         self.stage.start_again();
     }

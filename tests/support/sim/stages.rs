@@ -59,10 +59,8 @@ pub struct FilterStage {
 impl FilterStage {
     /// Outcomes, the position of the view at which they were found, and of which topic it is a position.
     fn look_up(&mut self, batch: &Batch<'_>) -> Result<(Vec<Outcome>, Vec<u64>, String), EdgeError> {
-        self.filter.begin_batch();
-        let mut scratch = Vec::new();
         let records: Vec<stopgate::record::Record<'_>> = batch.records.iter().map(Received::as_record).collect();
-        let prepared: Vec<_> = records.iter().map(|record| self.filter.prepare(record, &mut scratch)).collect();
+        let prepared: Vec<_> = records.iter().map(|record| self.filter.prepare(record)).collect();
         let shared = self.sight.view.clone();
         let lock = |passed: Option<Passed>| match passed {
             Some(passed) => shared.read_after(passed).ok_or(EdgeError::Abort(away())),
@@ -70,7 +68,6 @@ impl FilterStage {
         };
         let passed = self.sight.passed.filter(|_| batch.fenced);
         let mut view = lock(passed)?;
-        self.filter.meet(&view);
         let mut outcomes = Vec::new();
         for (number, prepared) in prepared.iter().enumerate() {
             if number > 0 && self.sight.context.peek(|world| world.is(Mutation::AppliedWithinLookUps)) {
@@ -78,7 +75,7 @@ impl FilterStage {
                 self.sight.context.turn.wait();
                 view = lock(passed)?;
             }
-            outcomes.push(self.filter.decide(prepared, &*view, batch.held_until));
+            outcomes.push(prepared.decide(&*view, batch.held_until));
         }
         Ok((outcomes, view.applied().to_vec(), shared.topic_id()))
     }
@@ -141,8 +138,7 @@ impl Stage for FilterStage {
     fn start_again(&mut self) {}
 
     fn may_leave_hold(&mut self, received: &Received, now: Timestamp) -> bool {
-        let prepared = self.filter.prepare(&received.as_record(), &mut Vec::new());
-        Filter::may_leave_hold(&prepared, now)
+        self.filter.prepare(&received.as_record()).may_leave_hold(now)
     }
 }
 
