@@ -2,7 +2,7 @@
 
 use std::ops::{BitOr, BitOrAssign};
 
-const WORDS: usize = 12;
+const WORDS: usize = 13;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ClassSet([u64; WORDS]);

@@ -112,7 +112,7 @@ pub(super) fn decide(lexicon: &Lexicon, text: &Text, lattice: &Lattice, found: &
     if found.rules.is_empty() {
         return None;
     }
-    let matched = found.rules.iter().fold(0, |languages, rule| languages | 1 << rule.language);
+    let matched = found.rules.iter().fold(1 << FIRST_LANGUAGE, |languages, rule| languages | 1 << rule.language);
     search(lexicon, text, lattice, matched, |grammar| &grammar.guards, &mut found.guards);
     let mut best: Option<(Class, &Match)> = None;
     let mut halves = Vec::new();
@@ -121,6 +121,9 @@ pub(super) fn decide(lexicon: &Lexicon, text: &Text, lattice: &Lattice, found: &
         let Some(class) = guarded(lexicon, text, rule, said.class, &found.guards) else {
             continue;
         };
+        if class == Class::OptOut && is_about_business(lexicon, text, lattice, rule) {
+            continue;
+        }
         if said.part != Part::Whole || class == Class::Review {
             halves.push((said.part, rule));
         }
@@ -176,6 +179,21 @@ pub(super) fn speaks_of_messages(lexicon: &Lexicon, text: &Text, lattice: &Latti
         }
     }
     messages & !business != 0
+}
+
+/// Words behind a match that still belong to it.
+const OBJECT: usize = 3;
+
+/// Whether a match, with what follows it in its clause, speaks of an order, an address, a queue, and not of messages:
+/// "take me off the waiting list". The first language has guards that see closer.
+fn is_about_business(lexicon: &Lexicon, text: &Text, lattice: &Lattice, rule: &Match) -> bool {
+    let said = rule.tokens.start..text.end_of_clause(rule.tokens.start).min(rule.tokens.end + OBJECT);
+    let grammar = &lexicon.grammars[usize::from(rule.language)];
+    let has = |classes: &ClassSet| {
+        let is_of = |edge: &Edge| lexicon.entries[edge.entry as usize].classes_in(rule.language).is_some_and(|found| found.meets(classes));
+        said.clone().any(|at| lattice.at(at).iter().any(is_of))
+    };
+    rule.language != FIRST_LANGUAGE && has(&grammar.business) && !has(&grammar.messages)
 }
 
 /// Decides once more with unknown words read as the words that they are a slip away from.
@@ -311,8 +329,13 @@ fn is_first(lexicon: &Lexicon, text: &Text, lattice: &Lattice, at: usize) -> boo
 /// The class that guards leave a match, if any.
 fn guarded(lexicon: &Lexicon, text: &Text, rule: &Match, class: Class, guards: &[Match]) -> Option<Class> {
     let mut class = class;
-    for guard in guards.iter().filter(|guard| guard.language == rule.language) {
+    for guard in guards {
         let (reach, verdict) = lexicon.grammars[usize::from(guard.language)].guard_effects[guard.owner as usize];
+        // "pls dont stop ang promos": borrowed words bring their negation along.
+        let is_borrowed = guard.language == FIRST_LANGUAGE && reach == Reach::Overlap;
+        if guard.language != rule.language && !is_borrowed {
+            continue;
+        }
         let overlaps = guard.tokens.start < rule.tokens.end && rule.tokens.start < guard.tokens.end;
         let reaches = match reach {
             Reach::Overlap => overlaps,
