@@ -22,6 +22,8 @@ mod integration {
     mod kafka_explain;
     /// No leak; in doubt, hold.
     mod kafka_fence;
+    /// The worst moment, many times.
+    mod kafka_freshness;
     /// The tests' own broker and client.
     mod kafka_harness;
     /// Stretches of a topic, read to their end.
