@@ -115,6 +115,12 @@ impl Bits {
         (word >> (at % 8)) & mask(width)
     }
 
+    /// The byte that bit `at` is in.
+    #[inline]
+    pub(super) fn byte(&self, at: usize) -> Option<&u8> {
+        self.0.get(at / 8)
+    }
+
     /// Sets `width` bits from bit `at`.
     #[inline]
     pub(super) fn set(&mut self, at: usize, width: u8, value: u64) {
