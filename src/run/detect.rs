@@ -53,17 +53,6 @@ impl DetectStage {
         Ok(Self { detector: Detector::new(rules), fence, passed: None, view, overlay, consents, outstanding: 0, layout, config, metrics })
     }
 
-    fn read_and_note(&self, received: &Received<'_>) -> Read {
-        let mut headers: Vec<Header<'_>> = Vec::new();
-        received.headers(&mut headers);
-        let record = received.record(&headers);
-        if let Some(millis) = record.timestamp_ms {
-            let newest = self.metrics.inbound_newest_timestamp_seconds.get().max(millis / 1000);
-            self.metrics.inbound_newest_timestamp_seconds.set(newest);
-        }
-        self.detector.read(&record)
-    }
-
     fn write(&mut self, answer: Answer, transaction: &TransactionalProducer) -> Result<(), EdgeError> {
         for consent in answer.consents {
             let key = consent::encode_key(&consent.key);
@@ -135,7 +124,14 @@ impl Stage for DetectStage {
     type Read = Read;
 
     fn read(&mut self, received: &Received<'_>) -> Read {
-        self.read_and_note(received)
+        let mut headers: Vec<Header<'_>> = Vec::new();
+        received.headers(&mut headers);
+        let record = received.record(&headers);
+        if let Some(millis) = record.timestamp_ms {
+            let newest = self.metrics.inbound_newest_timestamp_seconds.get().max(millis / 1000);
+            self.metrics.inbound_newest_timestamp_seconds.set(newest);
+        }
+        self.detector.read(&record)
     }
 
     fn ask_fence(&mut self, patience: Duration) {

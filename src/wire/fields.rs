@@ -194,7 +194,7 @@ impl FieldSet {
     }
 
     /// What stands at each of `N` pointers, where the body is plain and all that is asked for is text: `None` in all other
-    /// cases, for which [`FieldSet::take`] is there. Most sends are like this, and spare the half of the time.
+    /// cases, for which [`FieldSet::take`] is there. Most sends are like this.
     ///
     /// # Panics
     /// Where the set was not compiled from `N` pointers.

@@ -16,7 +16,7 @@ use super::{Class, LanguageCode, RuleId, Scope};
 use std::sync::Arc;
 
 /// Raised with every change to the engine that can change a decision.
-pub(super) const ENGINE_VERSION: u32 = 1;
+pub(super) const ENGINE_VERSION: u32 = 2;
 
 /// Why a lexicon is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
