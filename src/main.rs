@@ -58,6 +58,8 @@ enum Command {
     /// Everything is read back from the topics, with positions. The inbound topic is not needed: the evidence is in the
     /// record. Exit code 1 where nothing is known of the one asked for.
     Explain(cli::explain::ExplainArgs),
+    /// The unsubscribe list: enter, show, list, export, import, heal
+    OptOut(cli::opt_out::OptOutArgs),
     /// Measure speed on your own broker, beside the client's bare loop, on topics that are removed again
     Bench(cli::bench::BenchArgs),
 }
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         Command::Check(args) => cli::check::run(&args),
         Command::Replay(args) => cli::replay::run(&args),
         Command::Explain(args) => cli::explain::run(&args),
+        Command::OptOut(args) => cli::opt_out::run(&args),
         Command::Bench(args) => cli::bench::run(&args),
     };
     match result {

@@ -26,6 +26,8 @@ mod integration {
     mod kafka_freshness;
     /// The tests' own broker and client.
     mod kafka_harness;
+    /// The unsubscribe list, by hand and by file.
+    mod kafka_list;
     /// Stretches of a topic, read to their end.
     mod kafka_range;
     /// What was decided, decided again.

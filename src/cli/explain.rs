@@ -24,7 +24,7 @@ pub(crate) struct ExplainArgs {
     #[arg(long, value_name = "ID")]
     send: Option<String>,
     /// The person of the consent record at this position of opt-outs, as stopgate-cause names it
-    #[arg(long, value_name = "P@O", value_parser = position)]
+    #[arg(long, value_name = "P@O", value_parser = super::position)]
     opt_out: Option<Position>,
     /// Of one business only
     #[arg(long, value_name = "NAME")]
@@ -38,12 +38,6 @@ pub(crate) struct ExplainArgs {
     /// One JSON object: person, events
     #[arg(long)]
     json: bool,
-}
-
-fn position(text: &str) -> Result<Position, String> {
-    let wrong = || format!("{text:?} is not P@O, such as 3@1017");
-    let (partition, offset) = text.split_once('@').ok_or_else(wrong)?;
-    Ok(Position { partition: partition.parse().map_err(|_| wrong())?, offset: offset.parse().map_err(|_| wrong())? })
 }
 
 pub(crate) fn run(args: &ExplainArgs) -> Result<(), Failure> {

@@ -5,6 +5,7 @@ pub(crate) mod bench;
 pub(crate) mod check;
 pub(crate) mod classify;
 pub(crate) mod explain;
+pub(crate) mod opt_out;
 pub(crate) mod replay;
 pub(crate) mod service;
 pub(crate) mod topics;
@@ -13,6 +14,7 @@ use clap::Args;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use stopgate::config::{self, Config, LogFormat, Overrides, RawConfig, Verb};
+use stopgate::domain::consent::Position;
 use stopgate::domain::time::Timestamp;
 use stopgate::run::service::Failure;
 use stopgate::run::stop::Stop;
@@ -71,6 +73,13 @@ pub(crate) fn configure(raw: RawConfig, overrides: Overrides, verb: Verb) -> Res
 /// An RFC 3339 time of the command line.
 pub(crate) fn time(text: &str) -> Result<Timestamp, String> {
     stopgate::wire::when::from_text(text).ok_or_else(|| format!("{text:?} is no time such as 2026-11-01T10:00:00Z"))
+}
+
+/// A place on opt-outs, as `stopgate-cause` names it.
+pub(crate) fn position(text: &str) -> Result<Position, String> {
+    let wrong = || format!("{text:?} is not P@O, such as 3@1017");
+    let (partition, offset) = text.split_once('@').ok_or_else(wrong)?;
+    Ok(Position { partition: partition.parse().map_err(|_| wrong())?, offset: offset.parse().map_err(|_| wrong())? })
 }
 
 /// Starts the log on standard error; STOPGATE_LOG wins over `directives`.

@@ -15,13 +15,11 @@
 //!
 //! Absent: Kafka, and the decision itself.
 
+use super::lines::{LONGEST_LINE_BYTES, Read, read_line};
 use crate::domain::classify::{Button, Class, Classification, Lexicon, Message, classify};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::io::{self, BufRead, Write};
-
-/// Far above any message of any channel.
-pub const LONGEST_LINE_BYTES: usize = 1 << 20;
 
 /// Whether every line could be read: the exit code is 0 or 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,44 +162,6 @@ fn explanation(lexicon: &Lexicon, text: &str, found: &Classification) -> String 
             )
         }
     }
-}
-
-enum Read {
-    Line,
-    TooLong,
-    End,
-}
-
-/// Reads a line without its end; what does not fit is read and dropped.
-fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Read> {
-    let mut any = false;
-    let mut too_long = false;
-    loop {
-        let buffer = input.fill_buf()?;
-        if buffer.is_empty() {
-            break;
-        }
-        any = true;
-        let newline = buffer.iter().position(|byte| *byte == b'\n');
-        let part = buffer.get(..newline.unwrap_or(buffer.len())).unwrap_or_default();
-        too_long |= line.len() + part.len() > LONGEST_LINE_BYTES;
-        if !too_long {
-            line.extend_from_slice(part);
-        }
-        let used = newline.map_or(buffer.len(), |at| at + 1);
-        input.consume(used);
-        if newline.is_some() {
-            break;
-        }
-    }
-    if line.last() == Some(&b'\r') {
-        line.pop();
-    }
-    Ok(match (any, too_long) {
-        (false, _) => Read::End,
-        (true, true) => Read::TooLong,
-        (true, false) => Read::Line,
-    })
 }
 
 #[cfg(test)]

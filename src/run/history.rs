@@ -225,6 +225,12 @@ fn consent_events(config: &Config, sought: &Sought, record: &Record<'_>) -> Vec<
     fact(&mut facts, "message_id", &evidence.provider_message_id);
     fact(&mut facts, "receiving_number", &evidence.receiving_number);
     fact(&mut facts, "actor", &evidence.actor);
+    fact(&mut facts, "reason", &evidence.reason);
+    fact(&mut facts, "proof", &evidence.proof);
+    fact(&mut facts, "provenance", &evidence.provenance);
+    if evidence.list_line > 0 {
+        fact(&mut facts, "list", &format!("sha256 {} line {}", evidence.list_sha256, evidence.list_line));
+    }
     fact(&mut facts, "feedback", &consent.feedback_reason);
     if let Some(source) = &evidence.source {
         fact(&mut facts, "source", &format!("{}-{}@{}", source.topic, source.partition, source.offset));

@@ -13,6 +13,8 @@ pub mod follow;
 pub mod history;
 pub mod http;
 pub mod layout;
+mod lines;
+pub mod list;
 mod outcome;
 pub mod progress;
 pub mod readers;

@@ -318,7 +318,7 @@ fn drain(ends: &Ends, running: usize) {
 }
 
 /// A key that nobody can guess: addresses that collide cannot be crafted.
-fn random_print_key() -> PrintKey {
+pub(super) fn random_print_key() -> PrintKey {
     // Each `RandomState` holds keys from the system's random source.
     let random = || RandomState::new().hash_one(0_u64);
     PrintKey(random(), random())

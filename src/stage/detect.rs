@@ -573,7 +573,7 @@ impl Ledger<'_> {
 
 /// Whether an act changed what stands: an act that came late, behind one that ended it already, did not, although it is
 /// written. `before` and `after` are [`Ledger::standings`], the act's own subject first.
-fn changes(state: ConsentState, before: &[Standing], after: &[Standing]) -> bool {
+pub(super) fn changes(state: ConsentState, before: &[Standing], after: &[Standing]) -> bool {
     let is_out = |standing: &Standing| matches!(standing, Standing::OptedOut(_) | Standing::UnderReview(_));
     match state {
         ConsentState::OptedOut => !matches!(before.first(), Some(Standing::OptedOut(_))) && after.first().is_some_and(is_out),

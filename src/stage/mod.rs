@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod detect;
+pub mod entry;
 pub mod filter;
 pub mod heal;
 pub mod worker;

@@ -54,8 +54,8 @@ impl<'a> ConsentFields<'a> {
         each_field(evidence.unwrap_or_default(), |number, field| match (number, field) {
             (1, Field::Bytes(bytes)) => source.replace(bytes).is_none().then_some(()),
             (2, Field::Bytes(text)) => set(&mut fields.provider_message_id, std::str::from_utf8(text).ok()?),
-            (3 | 4 | 7..=13, Field::Bytes(text)) => std::str::from_utf8(text).ok().map(|_| ()),
-            (5 | 6 | 14, Field::Number(_)) => Some(()),
+            (3 | 4 | 7..=13 | 15..=18, Field::Bytes(text)) => std::str::from_utf8(text).ok().map(|_| ()),
+            (5 | 6 | 14 | 19, Field::Number(_)) => Some(()),
             _ => None,
         })?;
         if let Some(bytes) = source {

@@ -8,6 +8,7 @@ pub mod fields;
 mod flat;
 pub mod inbound;
 pub mod lexicon;
+pub mod list;
 pub mod partition;
 pub mod send;
 pub mod when;

@@ -40,6 +40,12 @@ pub fn from_text(text: &str) -> Option<Timestamp> {
     positive_millis(time.as_millisecond())
 }
 
+/// RFC 3339 in UTC, with milliseconds where there are any: what [`from_text`] reads back.
+pub fn to_text(time: Timestamp) -> String {
+    // A timestamp lies within the years that the calendar has.
+    jiff::Timestamp::from_millisecond(time.millis()).map_or_else(|_| time.millis().to_string(), |time| time.to_string())
+}
+
 /// Unix seconds or milliseconds.
 pub fn from_integer(number: i64) -> Option<Timestamp> {
     positive_millis(if number < FIRST_MILLIS { number.checked_mul(1000)? } else { number })
@@ -109,6 +115,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_written_is_read_back(millis in 1_i64..253_402_300_799_999) {
+            let time = Timestamp::from_millis(millis).expect("in range");
+            prop_assert_eq!(from_text(&to_text(time)), Some(time));
+        }
+
         #[test]
         fn any_text_is_survived(text in any::<String>()) {
             let _ = from_text(&text);

@@ -31,7 +31,7 @@ pub struct Start {
 }
 
 impl Start {
-    /// A verb that ends by itself, such as `topics`.
+    /// A verb that ends by itself, such as `topics` or `opt-out add`.
     pub fn verb(verb: &str) -> Start {
         Start { verb: verb.into(), ..Start::default() }
     }
@@ -75,7 +75,7 @@ impl Start {
 
     /// Starts the program with the directory, and so the state, of an earlier one.
     pub fn spawn_in(&self, directory: tempfile::TempDir) -> Service {
-        let mut command = vec![program().to_owned(), self.verb.clone()];
+        let mut command: Vec<String> = std::iter::once(program()).chain(self.verb.split(' ')).map(str::to_owned).collect();
         if let Some(text) = &self.config {
             let path = directory.path().join("stopgate.toml");
             fs::write(&path, text).unwrap_or_else(|error| panic!("cannot write a configuration: {error}"));
