@@ -60,6 +60,8 @@ enum Command {
     Explain(cli::explain::ExplainArgs),
     /// The unsubscribe list: enter, show, list, export, import, heal
     OptOut(cli::opt_out::OptOutArgs),
+    /// Messages that a person must judge: list them, lift, or opt out
+    Review(cli::review::ReviewArgs),
     /// Measure speed on your own broker, beside the client's bare loop, on topics that are removed again
     Bench(cli::bench::BenchArgs),
 }
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
         Command::Replay(args) => cli::replay::run(&args),
         Command::Explain(args) => cli::explain::run(&args),
         Command::OptOut(args) => cli::opt_out::run(&args),
+        Command::Review(args) => cli::review::run(&args),
         Command::Bench(args) => cli::bench::run(&args),
     };
     match result {

@@ -90,6 +90,8 @@ pub struct Metrics {
     pub dead_letters: Family<StageReason, Counter>,
     /// Alert on: any increase. Sends of a business that no consent record names are not protected by anything.
     pub sends_unknown_business: Counter,
+    /// Recipients that senders asked about over HTTP.
+    pub checks: Family<DecisionReason, Counter>,
     /// Alert on: p99 above half a second.
     pub fence_wait_seconds: Histogram,
     /// Alert on: any increase.
@@ -145,6 +147,7 @@ impl Metrics {
             decisions: Family::default(),
             dead_letters: Family::default(),
             sends_unknown_business: Counter::default(),
+            checks: Family::default(),
             fence_wait_seconds: seconds(0.0001, 16),
             holds: Family::default(),
             holding_workers: Gauge::default(),
@@ -182,6 +185,7 @@ impl Metrics {
             "Sends of a business that no consent record names: nobody is protected against them",
             self.sends_unknown_business.clone(),
         );
+        registry.register("checks", "Recipients asked about over HTTP, by decision and reason", self.checks.clone());
         registry.register("fence_wait_seconds", "Time in which a worker did nothing but wait for its fence", self.fence_wait_seconds.clone());
         registry.register("holds", "Times a worker began to hold, by reason", self.holds.clone());
         registry.register("holding_workers", "Workers that hold their sends now", self.holding_workers.clone());

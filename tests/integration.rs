@@ -10,6 +10,8 @@ mod integration {
     mod demo;
     /// Precision and recall of detection on the labelled set.
     mod detection;
+    /// The HTTP API, asked by hand.
+    mod kafka_api;
     /// What a producer of nonsense can do: nothing.
     mod kafka_bad_input;
     /// Measurements on the user's own broker.

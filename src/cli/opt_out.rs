@@ -235,7 +235,7 @@ pub(crate) fn run(args: &OptOutArgs) -> Result<(), Failure> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a verb is where time comes in")]
-fn now() -> Result<Timestamp, Failure> {
+pub(super) fn now() -> Result<Timestamp, Failure> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).map_err(failed)?;
     i64::try_from(since.as_millis()).ok().and_then(Timestamp::from_millis).ok_or_else(|| failed("the clock of this machine is wrong"))
 }
@@ -273,7 +273,8 @@ fn enter(args: &EntryArgs, state: ConsentState) -> Result<(), Failure> {
     let given = Given { identity: Some(args.whose.to.clone()), state: Some(state_word(state).to_owned()), ..Given::default() };
     let grounds = Grounds { actor: args.actor.clone(), reason: args.reason.clone(), proof: args.proof.clone(), list: None };
     let entry = Entry::of(&given, &defaults, grounds).map_err(refused)?;
-    let entered = list::enter(&config, &entry, now).map_err(failed)?.map_err(refused)?;
+    let entered = list::enter(&config, std::slice::from_ref(&entry), now).map_err(failed)?.map_err(refused)?;
+    let Some(entered) = entered.into_iter().next() else { return Err(failed("nothing was entered")) };
     let mut out = std::io::stdout().lock();
     let key = encode_key(&entry.key);
     let (position, occurred_at, stands, changed) = match &entered.outcome {

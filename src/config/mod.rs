@@ -5,7 +5,10 @@
 
 mod raw;
 
-pub use raw::{OneOrMore, RawBusiness, RawConfig, RawGroups, RawInbound, RawPolicy, RawSends, RawTopics, RawWords, WordsChange, WordsClass};
+pub use raw::{
+    OneOrMore, RawBusiness, RawConfig, RawGroups, RawInbound, RawPolicy, RawSends, RawToken, RawTopics, RawWords, TokenRole, WordsChange,
+    WordsClass,
+};
 
 use crate::domain::business::{Business, Businesses};
 use crate::domain::classify::Override;
@@ -132,10 +135,21 @@ pub struct Config {
     /// Changes to the keywords, by business.
     pub words: BTreeMap<String, Vec<Override>>,
     pub silence_alarm_minutes: u64,
+    /// Who may use the HTTP API; empty: whoever reaches a loopback address.
+    pub tokens: Vec<Token>,
     /// Hash of everything in this configuration that can change a decision, the lexicon apart.
     rules: String,
     /// As written, defaults filled in: for printing.
     effective: RawConfig,
+}
+
+/// One user of the HTTP API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    pub name: String,
+    pub role: TokenRole,
+    /// SHA-256 of the token.
+    pub sha256: [u8; 32],
 }
 
 /// Topics that stopgate writes beside the outputs of sends.
@@ -273,6 +287,7 @@ impl RawConfig {
             position
         });
         let acknowledged_poison = acknowledged_poison.collect();
+        let tokens = parse_tokens(&raw.token, &mut problems);
         let rules = raw.rules_fingerprint();
         let config = Config {
             connection: Connection { bootstrap, settings: raw.kafka.clone() },
@@ -300,6 +315,7 @@ impl RawConfig {
                 .map(|business| (business.name.clone(), business.words.iter().map(RawWords::meant).collect()))
                 .collect(),
             silence_alarm_minutes: raw.silence_alarm_minutes.unwrap_or_default(),
+            tokens,
             rules,
             effective: raw,
         };
@@ -379,6 +395,7 @@ impl Config {
         let mut shown = self.effective.clone();
         shown.bootstrap = Some(self.connection.bootstrap.clone());
         shown.instance = Some(self.instance.clone());
+        shown.token.iter_mut().for_each(|token| "***".clone_into(&mut token.sha256));
         for (name, value) in &mut shown.kafka {
             if is_secret(name) {
                 "***".clone_into(value);
@@ -415,6 +432,21 @@ fn parse_http(text: &str, problems: &mut Vec<String>) -> Option<SocketAddr> {
         problems.push(format!("http: {text:?} is neither an address and port, such as 127.0.0.1:9470, nor off"));
     }
     parsed
+}
+
+fn parse_tokens(raw: &[RawToken], problems: &mut Vec<String>) -> Vec<Token> {
+    let mut tokens: Vec<Token> = Vec::new();
+    for RawToken { name, role, sha256 } in raw {
+        let digest = (0..32).map(|at| sha256.get(2 * at..2 * at + 2).and_then(|digits| u8::from_str_radix(digits, 16).ok()));
+        let digest = digest.collect::<Option<Vec<u8>>>().and_then(|bytes| bytes.try_into().ok()).filter(|_| sha256.len() == 64);
+        match digest {
+            _ if name.trim().is_empty() => problems.push("[[token]] without a name".to_owned()),
+            _ if tokens.iter().any(|token| token.name == *name) => problems.push(format!("[[token]] {name:?} is named twice")),
+            None => problems.push(format!("[[token]] {name:?}: sha256 is not 64 hexadecimal digits: printf %s TOKEN | sha256sum")),
+            Some(sha256) => tokens.push(Token { name: name.clone(), role: *role, sha256 }),
+        }
+    }
+    tokens
 }
 
 fn parse_position(text: &str) -> Option<Position> {

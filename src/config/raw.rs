@@ -45,6 +45,8 @@ pub struct RawConfig {
     /// Topics of sends.
     pub sends: Vec<RawSends>,
     pub business: Vec<RawBusiness>,
+    /// Who may use the HTTP API.
+    pub token: Vec<RawToken>,
     /// Template id → category.
     pub templates: BTreeMap<String, String>,
     /// librdkafka settings, passed through.
@@ -194,6 +196,28 @@ pub struct RawBusiness {
     pub cross_channel: Option<bool>,
     /// Changes to the keywords, for messages to this business.
     pub words: Vec<RawWords>,
+}
+
+/// One user of the HTTP API.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RawToken {
+    /// Stands as the actor in the evidence of what it enters.
+    pub name: String,
+    #[serde(default)]
+    pub role: TokenRole,
+    /// SHA-256 of the token, in hexadecimal digits: `printf %s TOKEN | sha256sum`. The token itself stands in no file.
+    pub sha256: String,
+}
+
+/// What a token may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenRole {
+    /// Check, look up, list.
+    #[default]
+    Read,
+    /// Enter opt-outs and opt-ins, judge reviews, and all of `read`.
+    Write,
 }
 
 /// One change to the keywords of one language.

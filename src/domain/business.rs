@@ -91,6 +91,12 @@ impl Businesses {
         self.listed(business).unwrap_or(business)
     }
 
+    /// Every name under which keys of this business may have been written, its own among them.
+    pub fn names_of<'a>(&'a self, business: &'a str) -> Vec<&'a str> {
+        let of_it = self.aliases.iter().filter(|(_, index)| self.names.get(**index).is_some_and(|name| **name == *business));
+        std::iter::once(business).chain(of_it.map(|(alias, _)| &**alias).filter(|alias| *alias != business)).collect()
+    }
+
     /// The business of an inbound message: by its receiving number, else its account, else the name it gives, else the
     /// receiving number itself. `None` where the message says nothing at all.
     pub fn of_message<'a>(&'a self, hints: &BusinessHints<'a>) -> Option<Box<str>> {

@@ -96,6 +96,22 @@ impl Phone {
         Some(Self { digits, spelt })
     }
 
+    /// Every spelling that is folded into this number, digits alone, the canonical one first.
+    pub fn spellings(&self) -> Vec<String> {
+        let canonical = self.as_str();
+        // The rules differ by one digit behind country or area code, and Argentina's by two.
+        let mut candidates = vec![canonical.to_owned()];
+        for at in 2..=6.min(canonical.len()) {
+            let (head, tail) = (canonical.get(..at).unwrap_or_default(), canonical.get(at..).unwrap_or_default());
+            candidates.extend(["1", "9", "15"].map(|digits| format!("{head}{digits}{tail}")));
+            candidates.push(format!("{head}{}", tail.get(1..).unwrap_or_default()));
+        }
+        candidates.retain(|candidate| Self::parse(&format!("+{candidate}")).is_some_and(|phone| phone == *self));
+        let mut seen = std::collections::HashSet::new();
+        candidates.retain(|candidate| seen.insert(candidate.clone()));
+        candidates
+    }
+
     /// The canonical digits, country code first, without `+`.
     pub fn digits(&self) -> &[u8] {
         self.digits.as_bytes()
@@ -216,6 +232,17 @@ impl fmt::Debug for Phone {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn all_spellings_of_a_number_are_folded_into_it() {
+        for (number, others) in [("+5511912345678", vec!["551112345678"]), ("+525512345678", vec!["5215512345678"]), ("+12025550143", vec![])] {
+            let phone = Phone::parse(number).expect("a number");
+            let spellings = phone.spellings();
+            assert_eq!(spellings[0], phone.as_str());
+            assert!(others.iter().all(|other| spellings.iter().any(|spelling| spelling == other)), "{spellings:?}");
+            assert!(spellings.iter().all(|spelling| Phone::parse(spelling) == Some(phone)), "{spellings:?}");
+        }
+    }
 
     proptest! {
         #[test]

@@ -54,8 +54,13 @@ impl Categories {
     /// the field nor the table knows is marketing, and so is what one of them calls marketing: mixed content counts as
     /// promotional.
     pub fn is_exempt(&self, send: &OutboundSend<'_>) -> bool {
-        let by_field = send.category.as_deref().map(|category| self.names_exempt(category.trim()));
-        let by_table = send.template.as_deref().and_then(|template| self.templates.get(template)).map(|category| self.names_exempt(category));
+        self.exempts(send.category.as_deref(), send.template.as_deref())
+    }
+
+    /// The same of a category and a template.
+    pub fn exempts(&self, category: Option<&str>, template: Option<&str>) -> bool {
+        let by_field = category.map(|category| self.names_exempt(category.trim()));
+        let by_table = template.and_then(|template| self.templates.get(template)).map(|category| self.names_exempt(category));
         match (by_field, by_table) {
             (Some(by_field), Some(by_table)) => by_field && by_table,
             (Some(known), None) | (None, Some(known)) => known,

@@ -117,8 +117,18 @@ pub fn read(config: &Config, whose: &Whose, scope: &Scope, threads: usize) -> Re
     if events.is_empty() {
         return Ok(None);
     }
-    events.sort_by(|one, other| (one.at_ms, one.event, &one.position).cmp(&(other.at_ms, other.event, &other.position)));
+    sort(&mut events);
     Ok(Some(Story { person: sought.persons.iter().map(Identity::to_text).collect(), events }))
+}
+
+/// What the records of one person on opt-outs tell of them, where `record` is one of theirs.
+pub fn consents(config: &Config, identity: &Identity, scope: &Scope, record: &Record<'_>) -> Vec<Event> {
+    consent_events(config, &Sought { persons: vec![identity.clone()], scope: scope.clone() }, record)
+}
+
+/// In order of time.
+pub fn sort(events: &mut [Event]) {
+    events.sort_by(|one, other| (one.at_ms, one.event, &one.position).cmp(&(other.at_ms, other.event, &other.position)));
 }
 
 /// Reads a topic in parallel. One that does not exist holds nothing.

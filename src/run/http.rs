@@ -1,5 +1,6 @@
-//! Probes and metrics: `/livez`, `/readyz` with its reasons, `/metrics`.
+//! The HTTP server: probes and metrics (`/livez`, `/readyz` with its reasons, `/metrics`), and the API beside them.
 
+use super::api::Api;
 use super::status::Status;
 use super::stop::Stop;
 use crate::metrics::Metrics;
@@ -28,7 +29,7 @@ pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// Serves until the process stops.
-pub fn serve(listener: TcpListener, status: Arc<Status>, metrics: Arc<Metrics>, stop: &Stop) -> std::io::Result<()> {
+pub fn serve(listener: TcpListener, status: Arc<Status>, metrics: Arc<Metrics>, api: Api, stop: &Stop) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -38,7 +39,7 @@ pub fn serve(listener: TcpListener, status: Arc<Status>, metrics: Arc<Metrics>, 
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        axum::serve(listener, router(status, metrics)).with_graceful_shutdown(stopped).await
+        axum::serve(listener, router(status, metrics).merge(api.router())).with_graceful_shutdown(stopped).await
     })
 }
 

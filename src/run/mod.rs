@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods)] // time is read here, and nowhere below
 
+pub mod api;
 pub mod bench;
 pub mod classify;
 pub mod demo;

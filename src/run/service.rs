@@ -1,5 +1,6 @@
 //! `run`, `detect`, `filter`: builds a verb's parts, starts them, watches them, drains them.
 
+use super::api::Api;
 use super::detect::DetectStage;
 use super::fence::{Fence, FenceAside};
 use super::filter::FilterStage;
@@ -130,10 +131,11 @@ pub fn run(config: Config, verb: Verb, brokers: Brokers, metrics: Arc<Metrics>, 
     let mut threads = Threads { ended, running: 0 };
     if let Some(listener) = listener {
         let (status, metrics, stop) = (parts.status.clone(), parts.metrics.clone(), parts.stop.clone());
+        let api = Api::start(parts.config.clone(), parts.view.clone(), parts.metrics.clone(), &stop)?;
         thread::Builder::new()
             .name("http".into())
             .spawn(move || {
-                if let Err(error) = http::serve(listener, status, metrics, &stop) {
+                if let Err(error) = http::serve(listener, status, metrics, api, &stop) {
                     tracing::error!(%error, "the HTTP server ended");
                 }
             })

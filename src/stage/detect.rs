@@ -648,6 +648,7 @@ impl Finding {
             source: self.coordinates.to_string(),
             provider_message_id: self.evidence.provider_message_id.clone(),
             lexicon_version: self.evidence.lexicon_version.clone(),
+            occurred_at_ms: self.occurred_at.millis(),
         }
     }
 }

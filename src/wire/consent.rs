@@ -14,6 +14,7 @@ use crate::domain::key::{Channel, ConsentKey, Subject};
 use crate::domain::time::Timestamp;
 use percent_encoding::{percent_decode_str, percent_encode_byte};
 use prost::Message;
+use std::collections::BTreeSet;
 
 /// A key on the opt-outs topic that names nobody we could protect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +50,18 @@ pub fn encode_key(key: &ConsentKey) -> EncodedKey {
     let (business, channel) = (encode_part(&key.business), encode_part(key.channel.as_str()));
     let (identity, subject) = (encode_part(&key.identity.to_text()), encode_part(&key.subject.to_string()));
     EncodedKey { bytes: format!("{business}|{channel}|{identity}|{subject}"), person: format!("{business}|{identity}") }
+}
+
+/// The partitions in which keys of this person may lie, on a topic of that many: under every name of the business and
+/// every spelling of the identity.
+pub fn partitions_of(businesses: &Businesses, business: &str, identity: &Identity, partitions: u32) -> BTreeSet<u32> {
+    let identities = match identity {
+        Identity::Phone(phone) => phone.spellings().iter().map(|digits| format!("phone:+{digits}")).collect(),
+        Identity::Bsuid(_) | Identity::Email(_) | Identity::Ext(_) | Identity::Hash(_) => vec![encode_part(&identity.to_text())],
+    };
+    let names = businesses.names_of(business);
+    let persons = names.iter().flat_map(|name| identities.iter().map(move |identity| format!("{}|{identity}", encode_part(name))));
+    persons.map(|person| partition_for(person.as_bytes(), partitions)).collect()
 }
 
 /// Only what would break the key or a terminal is encoded: other alphabets stay readable.
@@ -244,6 +257,19 @@ mod tests {
         ] {
             assert_eq!(decode_key(bytes, &none), Err(UnreadableKey), "{}", String::from_utf8_lossy(bytes));
         }
+    }
+
+    #[test]
+    fn a_persons_partitions_are_those_of_every_name_and_spelling() {
+        let list = [Business { name: "acme".into(), numbers: vec![], accounts: vec![], former_names: vec!["old".into()] }];
+        let businesses = Businesses::new(&list).expect("no conflict");
+        let identity = Identity::parse("+5511912345678").expect("an identity");
+        let found = partitions_of(&businesses, "acme", &identity, 64);
+        for key in ["acme|phone:+5511912345678", "acme|phone:+551112345678", "old|phone:+551112345678"] {
+            assert!(found.contains(&partition_for(key.as_bytes(), 64)), "{key}");
+        }
+        let other = key("globex", "sms", "ext:a|b", "all");
+        assert!(partitions_of(&businesses, "globex", &other.identity, 64).contains(&encode_key(&other).partition(64)));
     }
 
     #[test]

@@ -248,13 +248,26 @@ impl Drop for Service {
     }
 }
 
-/// One HTTP/1.1 request, by hand: the tests need no client library for this.
+/// Status and body of a path.
 pub fn get(address: &str, path: &str) -> io::Result<(u16, String)> {
+    request(address, "GET", path, &[], "")
+}
+
+/// One HTTP/1.1 request, by hand: the tests need no client library for this.
+pub fn request(address: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    stream.set_read_timeout(Some(Duration::from_secs(15)))?;
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+    headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
+    write!(stream, "{head}\r\n")?;
+    // A server that has heard enough closes before the end: what it said before counts.
+    let unheard = stream.write_all(body.as_bytes()).err();
     let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes)?;
+    if let Err(error) = stream.read_to_end(&mut bytes)
+        && bytes.is_empty()
+    {
+        return Err(unheard.unwrap_or(error));
+    }
     let text = String::from_utf8_lossy(&bytes);
     let bad = || io::Error::new(io::ErrorKind::InvalidData, format!("not an HTTP response: {text:?}"));
     let (head, body) = text.split_once("\r\n\r\n").ok_or_else(bad)?;

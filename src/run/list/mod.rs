@@ -7,13 +7,17 @@
 mod enter;
 mod heal;
 mod import;
+pub mod reviews;
 mod rows;
 mod write;
 
 pub use enter::{Entered, Outcome, enter};
+pub(super) use enter::{Sent, entered, send};
 pub use heal::{Healed, heal};
 pub use import::{Import, Imported, RowProblem, import, sha256};
-pub use rows::{AsOf, Filter, Standing, Told, export, standing};
+pub use rows::{AsOf, Filter, Known, Page, Standing, Told, export, page, person, standing};
+
+pub(super) use write::Writer;
 
 use super::progress;
 use super::readers::{Extent, Readers, Trouble};

@@ -7,13 +7,19 @@ use crate::domain::consent::{Act, ConsentState, Position};
 use crate::domain::identity::Identity;
 use crate::domain::key::{Channel, ConsentKey, Subject};
 use crate::domain::time::Timestamp;
+use crate::domain::view::ConsentView;
+use crate::kafka::range::Span;
 use crate::record::Record;
+use crate::run::history::{self, Event, Scope};
 use crate::run::readers::{Extent, Trouble};
+use crate::stage::apply::apply;
 use crate::stage::entry::{standing as standing_act, state_word};
-use crate::wire::consent::{ConsentChange, decode_key, decode_value};
+use crate::wire::consent::{ConsentChange, decode_key, decode_value, partitions_of};
 use crate::wire::list::{ListFormat, ListWriter, Row};
 use crate::wire::{proto, when};
+use parking_lot::Mutex;
 use prost::Message;
+use std::collections::BTreeSet;
 use std::io::Write;
 
 /// Which rows.
@@ -119,6 +125,94 @@ pub fn export(config: &Config, as_of: &AsOf, filter: &Filter, format: ListFormat
     })?;
     writer.finish()?;
     Ok((rows, told))
+}
+
+/// What is known of one person.
+#[derive(Clone, Debug)]
+pub struct Known {
+    pub standing: Vec<Standing>,
+    /// Everything that their records tell, in order of time.
+    pub history: Vec<Event>,
+}
+
+/// Reads the partitions in which records of this person may lie, and `besides`.
+pub fn person(
+    config: &Config,
+    business: &str,
+    channel: Option<Channel>,
+    identity: &Identity,
+    besides: &BTreeSet<u32>,
+) -> Result<Known, Trouble> {
+    let source = Source::new(config)?;
+    let extent = source.extent()?;
+    let partitions = partitions_of(&config.businesses, business, identity, extent.partitions());
+    let spans: Vec<Span> =
+        extent.spans().into_iter().filter(|span| partitions.contains(&span.partition) || besides.contains(&span.partition)).collect();
+    let filter = Filter { business: Some(business.to_owned()), channel: channel.clone(), identity: Some(identity.clone()), ..Filter::default() };
+    let scope = Scope { business: Some(business.to_owned()), channel };
+    let view = ConsentView::new(crate::run::service::random_print_key(), extent.partitions());
+    let found = Mutex::new((view, Vec::new(), Vec::new()));
+    source.scan("reading opt-outs", &spans, &|record| {
+        let Ok(key) = decode_key(record.key.unwrap_or_default(), &config.businesses) else { return };
+        if !filter.takes_key(&key) {
+            return;
+        }
+        let (view, acts, history) = &mut *found.lock();
+        apply(view, &written(record), &config.businesses);
+        history.extend(history::consents(config, identity, &scope, record));
+        if let Some((key, act)) = read(config, record) {
+            acts.push((key.clone(), Standing { row: row(&key, &act, record), position: act.cause }));
+        }
+    })?;
+    let (view, acts, mut history) = found.into_inner();
+    let stands = |(key, standing): &(ConsentKey, Standing)| standing_act(&view, key).is_some_and(|act| act.cause == standing.position);
+    let mut standing: Vec<Standing> = acts.into_iter().filter(stands).map(|(_, standing)| standing).collect();
+    standing.sort_unstable_by_key(|standing| standing.position);
+    history::sort(&mut history);
+    Ok(Known { standing, history })
+}
+
+/// Most records that are read for one page.
+const PAGE_RECORDS: u64 = 200_000;
+
+/// Some of what stands, and where the rest begins.
+#[derive(Clone, Debug)]
+pub struct Page {
+    pub rows: Vec<Standing>,
+    pub next: Option<Position>,
+}
+
+/// The rows that stand by `on_key`, from one place on: at most `limit`, and perhaps fewer although more follow.
+pub fn page(
+    config: &Config,
+    filter: &Filter,
+    from: Position,
+    limit: usize,
+    on_key: impl Fn(&ConsentKey) -> Option<Act>,
+) -> Result<Page, Trouble> {
+    let source = Source::new(config)?;
+    let extent = source.extent()?;
+    let mut rows = Vec::new();
+    let mut records = 0;
+    for span in extent.spans().into_iter().filter(|span| span.partition >= from.partition) {
+        let begin = if span.partition == from.partition { span.from.max(from.offset) } else { span.from };
+        let mut reader = source.readers.read(&extent.topic, &[Span { from: begin, ..span }])?;
+        let mut cursor = reader.cursor()?;
+        while let Some(received) = cursor.next()? {
+            let record = received.record(&[]);
+            let at = Position { partition: record.partition, offset: record.offset };
+            if rows.len() >= limit || records >= PAGE_RECORDS {
+                return Ok(Page { rows, next: Some(at) });
+            }
+            records += 1;
+            let Some((key, act)) = read(config, &record) else { continue };
+            // By rank, not by place: what was healed lies in two.
+            if filter.takes(&key, act.state) && on_key(&key).is_some_and(|standing| standing.rank() == act.rank()) {
+                rows.push(Standing { row: row(&key, &act, &record), position: act.cause });
+            }
+        }
+    }
+    Ok(Page { rows, next: None })
 }
 
 fn positions(source: &Source<'_>, extent: &Extent, as_of: &AsOf) -> Result<Vec<u64>, Trouble> {

@@ -16,17 +16,18 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const SERVE_EVERY: usize = 1024;
 
 /// A producer of consent records, as detection has one.
-pub(super) struct Writer {
+pub(in crate::run) struct Writer {
     producer: IdempotentProducer,
     topic: TopicName,
     partitions: u32,
     sent: usize,
     acknowledged: usize,
+    /// Where the record that was acknowledged last lies.
     last: Option<Position>,
 }
 
 impl Writer {
-    pub(super) fn new(config: &Config, partitions: u32) -> Result<Self, EdgeError> {
+    pub(in crate::run) fn new(config: &Config, partitions: u32) -> Result<Self, EdgeError> {
         let producer = IdempotentProducer::new(&config.connection, Limits::DEFAULT)?;
         Ok(Self { producer, topic: config.topics.opt_outs.clone(), partitions, sent: 0, acknowledged: 0, last: None })
     }
@@ -56,8 +57,15 @@ impl Writer {
         Ok(acks.len())
     }
 
-    /// Waits until all brokers in sync have everything. Returns where the last record lies.
-    pub(super) fn settle(&mut self) -> Result<Option<Position>, EdgeError> {
+    /// Hands one record over and waits until all brokers in sync have it. Returns where it lies.
+    pub(in crate::run) fn write(&mut self, key: &EncodedKey, value: Vec<u8>) -> Result<Position, EdgeError> {
+        self.send(key, value)?;
+        self.settle()?;
+        self.last.ok_or_else(|| EdgeError::timed_out("the brokers acknowledged nothing"))
+    }
+
+    /// Waits until all brokers in sync have everything.
+    pub(super) fn settle(&mut self) -> Result<(), EdgeError> {
         let mut since = Instant::now();
         while self.acknowledged < self.sent {
             if self.take(ACK_POLL)? > 0 {
@@ -66,6 +74,6 @@ impl Writer {
                 return Err(EdgeError::timed_out("the brokers do not acknowledge: some of what was handed over may be written, enter it again"));
             }
         }
-        Ok(self.last)
+        Ok(())
     }
 }
