@@ -22,7 +22,7 @@ fn filter() -> Filter {
         categories: Categories::new(["utility", "authentication", "service"].map(str::to_owned), BTreeMap::new()),
         default_channel: Channel::Whatsapp,
     };
-    Filter::new(rules, PrintKey(1, 2))
+    Filter::new(rules, PrintKey::new(1, 2))
 }
 
 fn prepare(criterion: &mut Criterion) {

@@ -12,7 +12,7 @@ use stopgate::domain::suppression::{PersonPrint, PrintKey, SHARDS};
 use stopgate::domain::time::Timestamp;
 use stopgate::run::view::SharedView;
 
-const PRINTS: PrintKey = PrintKey(5, 6);
+const PRINTS: PrintKey = PrintKey::new(5, 6);
 const PARTITIONS: u32 = 4;
 /// Entries applied, and persons looked up, in one section.
 const SLICE: u64 = 128;

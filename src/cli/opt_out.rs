@@ -53,6 +53,12 @@ enum OptOutVerb {
     /// that a later act supersedes, are not written: a list may be imported again after an interruption. Rows that opt
     /// somebody in need --proof.
     Import(ImportArgs),
+    /// Erase what opt-outs says of a person; somebody who is opted out stays so, under a keyed hash
+    ///
+    /// Needs identity_hash_key where the person is opted out. Every view forgets the keys at once; the bytes leave the log
+    /// when compaction may take them, which is the audit window later (`min.compaction.lag.ms`). Other topics are not touched:
+    /// what they hold leaves them by their own retention. Exit code 1 where nothing is known.
+    Erase(EraseArgs),
     /// Append again what compaction would take away: acts that stand, behind which an older act was written
     ///
     /// `stopgate_consent_older_acts_total` counts such acts. With --dry-run exit code 1 says that something is due.
@@ -210,6 +216,33 @@ struct ImportArgs {
 }
 
 #[derive(Args)]
+struct EraseArgs {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// The business, by any name that the configuration knows
+    #[arg(long, value_name = "NAME")]
+    business: String,
+    /// On one channel only [default: on all]
+    #[arg(long, value_name = "NAME")]
+    channel: Option<String>,
+    /// The person: +5511912345678, bsuid:…, email:…, ext:…
+    #[arg(long, value_name = "ID", allow_hyphen_values = true)]
+    to: String,
+    /// Why, for the evidence of what goes on standing
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    reason: String,
+    /// Who erases, for the evidence of what goes on standing
+    #[arg(long, env = "USER", value_name = "NAME", default_value = "operator")]
+    actor: String,
+    /// Say what would be erased and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
 struct HealArgs {
     #[command(flatten)]
     cluster: ClusterArgs,
@@ -230,6 +263,7 @@ pub(crate) fn run(args: &OptOutArgs) -> Result<(), Failure> {
         OptOutVerb::List(args) => print_list(args),
         OptOutVerb::Export(args) => export(args),
         OptOutVerb::Import(args) => import(args),
+        OptOutVerb::Erase(args) => erase(args),
         OptOutVerb::Heal(args) => heal(args),
     }
 }
@@ -269,6 +303,7 @@ fn enter(args: &EntryArgs, state: ConsentState) -> Result<(), Failure> {
         channel: &channel,
         subject: &subject,
         occurred_at: at(args.at.as_deref(), now)?,
+        hashed: config.hashed,
     };
     let given = Given { identity: Some(args.whose.to.clone()), state: Some(state_word(state).to_owned()), ..Given::default() };
     let grounds = Grounds { actor: args.actor.clone(), reason: args.reason.clone(), proof: args.proof.clone(), list: None };
@@ -314,7 +349,7 @@ fn show(args: &ShowArgs) -> Result<(), Failure> {
     let filter = Filter {
         business: Some(config.businesses.resolve(&args.whose.business).to_owned()),
         channel: args.whose.channel.as_deref().map(|name| channel(Some(name), &config)).transpose()?,
-        identity: Some(identity),
+        identities: config.identities_of(&identity),
         ..Filter::default()
     };
     match tell(&config, &AsOf::Now, &filter, None, args.json)? {
@@ -334,7 +369,7 @@ impl FilterArgs {
         let filter = Filter {
             business: self.business.as_deref().map(|name| config.businesses.resolve(name).to_owned()),
             channel: self.channel.as_deref().map(|name| channel(Some(name), config)).transpose()?,
-            identity: None,
+            identities: Vec::new(),
             subject: self.subject.as_deref().map(subject).transpose()?,
             state: self.state.map(|state| match state {
                 State::OptedOut => ConsentState::OptedOut,
@@ -458,6 +493,7 @@ fn import(args: &ImportArgs) -> Result<(), Failure> {
             channel: &channel,
             subject: &subject,
             occurred_at: at(args.at.as_deref(), now)?,
+            hashed: config.hashed,
         },
         grounds: Grounds { actor: args.actor.clone(), reason: args.reason.clone(), proof: args.proof.clone(), list: None },
         format: args.format.map(Format::meant),
@@ -495,6 +531,34 @@ fn import(args: &ImportArgs) -> Result<(), Failure> {
         (0, None) => Ok(()),
         (count, None) => Err(failed(format!("{count} rows were left out"))),
     }
+}
+
+fn erase(args: &EraseArgs) -> Result<(), Failure> {
+    let config = args.cluster.configure(Verb::Run)?;
+    let identity = Identity::recognise(&args.to).map_err(not_an_identity)?;
+    let channel = args.channel.as_deref().map(|name| channel(Some(name), &config)).transpose()?;
+    let grounds = Grounds { actor: args.actor.clone(), reason: args.reason.clone(), ..Grounds::default() };
+    let business = config.businesses.resolve(&args.business);
+    let erased = list::erase(&config, business, channel.as_ref(), &identity, &grounds, args.dry_run).map_err(refused)?;
+    if erased.keys == 0 {
+        return Err(failed("nothing is known of this person"));
+    }
+    let mut out = std::io::stdout().lock();
+    let list::Erased { keys, protected, hash } = &erased;
+    match args.json {
+        true => writeln!(out, "{}", serde_json::json!({ "keys": keys, "protected": protected, "hash": hash, "erased": !args.dry_run })),
+        false => {
+            let erased = if args.dry_run { "to be erased" } else { "erased" };
+            let days = config.topics.audit_days;
+            writeln!(out, "{keys} keys {erased}; the bytes leave the log after its compaction lag, {days} days by default").and_then(|()| {
+                match hash {
+                    Some(hash) => writeln!(out, "{protected} acts go on standing under {hash}"),
+                    None => writeln!(out, "the person is opted out of nothing: nothing goes on standing"),
+                }
+            })
+        }
+    }
+    .map_err(failed)
 }
 
 fn heal(args: &HealArgs) -> Result<(), Failure> {

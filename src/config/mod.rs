@@ -13,6 +13,7 @@ pub use raw::{
 use crate::domain::business::{Business, Businesses};
 use crate::domain::classify::Override;
 use crate::domain::consent::Position;
+use crate::domain::identity::{Identity, IdentityKey};
 use crate::domain::key::Channel;
 use crate::domain::phone::PHONE_RULES_VERSION;
 use crate::domain::send::Categories;
@@ -89,6 +90,17 @@ pub enum Evidence {
     Headers,
 }
 
+/// How identities stand on the opt-outs topic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Identities {
+    /// As they are: readable with any tool.
+    #[default]
+    Plain,
+    /// As keyed hashes, with evidence that holds neither text nor spelling.
+    Hashed,
+}
+
 /// How much of a message the evidence keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -135,6 +147,10 @@ pub struct Config {
     /// Changes to the keywords, by business.
     pub words: BTreeMap<String, Vec<Override>>,
     pub silence_alarm_minutes: u64,
+    /// Under which identities are or may be hashed.
+    pub identity_key: Option<IdentityKey>,
+    /// The same key where what is written is written hashed.
+    pub hashed: Option<IdentityKey>,
     /// Who may use the HTTP API; empty: whoever reaches a loopback address.
     pub tokens: Vec<Token>,
     /// Hash of everything in this configuration that can change a decision, the lexicon apart.
@@ -151,6 +167,9 @@ pub struct Token {
     /// SHA-256 of the token.
     pub sha256: [u8; 32],
 }
+
+/// A secret that is shorter can be guessed.
+const MIN_SECRET_BYTES: usize = 16;
 
 /// Topics that stopgate writes beside the outputs of sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -214,6 +233,8 @@ impl RawConfig {
         for (name, value) in variables {
             if let Some(setting) = name.strip_prefix("STOPGATE_KAFKA_") {
                 self.kafka.insert(setting.to_lowercase().replace('_', "."), value);
+            } else if name == "STOPGATE_IDENTITY_HASH_KEY" {
+                self.identity_hash_key = Some(value);
             }
         }
         self
@@ -287,6 +308,13 @@ impl RawConfig {
             position
         });
         let acknowledged_poison = acknowledged_poison.collect();
+        let identity_key = raw.identity_hash_key.as_deref().map(IdentityKey::of_secret);
+        if raw.identity_hash_key.as_deref().is_some_and(|secret| secret.len() < MIN_SECRET_BYTES) {
+            problems.push(format!("identity_hash_key is shorter than {MIN_SECRET_BYTES} bytes: take 32 random ones, `openssl rand -hex 32`"));
+        }
+        if identity_key.is_none() && raw.identities == Some(Identities::Hashed) {
+            problems.push("identities = \"hashed\" needs identity_hash_key, better given as STOPGATE_IDENTITY_HASH_KEY".to_owned());
+        }
         let tokens = parse_tokens(&raw.token, &mut problems);
         let rules = raw.rules_fingerprint();
         let config = Config {
@@ -315,6 +343,8 @@ impl RawConfig {
                 .map(|business| (business.name.clone(), business.words.iter().map(RawWords::meant).collect()))
                 .collect(),
             silence_alarm_minutes: raw.silence_alarm_minutes.unwrap_or_default(),
+            identity_key,
+            hashed: identity_key.filter(|_| raw.identities == Some(Identities::Hashed)),
             tokens,
             rules,
             effective: raw,
@@ -367,8 +397,17 @@ impl RawConfig {
     /// A hash of what decides: the same hash, the same decisions.
     fn rules_fingerprint(&self) -> String {
         let deciding = (
-            &self.business, &self.templates, &self.exempt_categories, &self.policy, &self.default_channel, &self.sends, &self.inbound,
+            &self.business,
+            &self.templates,
+            &self.exempt_categories,
+            &self.policy,
+            &self.default_channel,
+            &self.sends,
+            &self.inbound,
             PHONE_RULES_VERSION,
+            // Whose acts count for whom: the key itself is told by nothing that is hashed here.
+            self.identity_hash_key.as_deref().map(|secret| format!("{:x?}", Sha256::digest(format!("rules {secret}")))),
+            self.identities,
         );
         let text = serde_json::to_vec(&deciding).unwrap_or_default(); // plain data: nothing that could fail
         Sha256::digest(text).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
@@ -379,6 +418,12 @@ impl Config {
     /// The version that evidence, headers and blocks name.
     pub fn rules_version(&self, lexicon_version: &str) -> String {
         format!("{lexicon_version}+{}", self.rules)
+    }
+
+    /// Under what an identity may stand on opt-outs: itself, and its hash where there is a key.
+    pub fn identities_of(&self, identity: &Identity) -> Vec<Identity> {
+        let hashed = self.identity_key.map(|key| key.hash(identity)).filter(|hashed| hashed != identity);
+        std::iter::once(identity.clone()).chain(hashed).collect()
     }
 
     /// Every sends topic, inbound topic and output, and the topics beside them.
@@ -395,6 +440,7 @@ impl Config {
         let mut shown = self.effective.clone();
         shown.bootstrap = Some(self.connection.bootstrap.clone());
         shown.instance = Some(self.instance.clone());
+        shown.identity_hash_key.iter_mut().for_each(|secret| "***".clone_into(secret));
         shown.token.iter_mut().for_each(|token| "***".clone_into(&mut token.sha256));
         for (name, value) in &mut shown.kafka {
             if is_secret(name) {

@@ -1,7 +1,7 @@
 //! The configuration file as it is written: its fields, their defaults and why they are so. What the fields mean is
 //! checked in the module above.
 
-use super::{Evidence, ExcerptPolicy, FenceLevel, LogFormat};
+use super::{Evidence, ExcerptPolicy, FenceLevel, Identities, LogFormat};
 use crate::domain::classify::{Change, Class, Override};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -33,6 +33,11 @@ pub struct RawConfig {
     pub exempt_categories: Option<Vec<String>>,
     /// `partition@offset` of records on opt-outs whose unreadable key an operator has seen and accepted.
     pub acknowledged_poison: Vec<String>,
+    /// The secret under which identities are hashed: needed to erase people who stay protected, and for hashed identities.
+    /// Better given as `STOPGATE_IDENTITY_HASH_KEY`.
+    pub identity_hash_key: Option<String>,
+    /// How identities stand in keys and evidence on opt-outs.
+    pub identities: Option<Identities>,
     /// Directory of language files to use instead of the built-in ones.
     pub lexicon_dir: Option<PathBuf>,
     /// Raise the silence alarm after so many minutes without an inbound record. 0: never.

@@ -58,6 +58,8 @@ pub enum Standing {
 #[derive(Clone, Debug)]
 struct Slot {
     print: SlotPrint,
+    /// Of what was said under a hashed identity.
+    hashed: Option<SlotPrint>,
     any_channel: bool,
     subject: Subject,
 }
@@ -97,10 +99,9 @@ impl Question {
     fn new(prints: PrintKey, channel: &Channel, subjects: &[Subject]) -> Self {
         let channels: &[&Channel] = if *channel == Channel::Any { &[&Channel::Any] } else { &[channel, &Channel::Any] };
         let slots = channels.iter().flat_map(|channel| {
-            subjects.iter().map(|subject| Slot {
-                print: prints.slot(channel, subject),
-                any_channel: **channel == Channel::Any,
-                subject: subject.clone(),
+            subjects.iter().map(|subject| {
+                let print = prints.slot(channel, subject);
+                Slot { print, hashed: prints.hashed(print), any_channel: **channel == Channel::Any, subject: subject.clone() }
             })
         });
         Self { slots: slots.collect() }
@@ -111,7 +112,7 @@ impl Question {
         let mut found: [Option<Act>; MAX_SLOTS] = [None; MAX_SLOTS];
         let mut any = false;
         for (slot, found) in self.slots.iter().zip(&mut found) {
-            *found = lookup(slot.print);
+            *found = later(lookup(slot.print), slot.hashed.and_then(&mut lookup));
             any |= found.is_some();
         }
         if !any {
@@ -143,6 +144,15 @@ impl Question {
             }
         }
         standing
+    }
+}
+
+/// Of two acts about the same the one that stands.
+fn later(one: Option<Act>, other: Option<Act>) -> Option<Act> {
+    match (one, other) {
+        (Some(one), Some(other)) if other.supersedes(&one) => Some(other),
+        (Some(one), Some(_) | None) => Some(one),
+        (None, other) => other,
     }
 }
 
@@ -207,7 +217,7 @@ mod tests {
     use crate::domain::suppression::SuppressionSet;
     use crate::domain::time::Timestamp;
 
-    const PRINTS: PrintKey = PrintKey(5, 6);
+    const PRINTS: PrintKey = PrintKey::new(5, 6);
 
     /// `("whatsapp", "marketing", out?, time)` acts of one person, then the decision for a send.
     #[track_caller]

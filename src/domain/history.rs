@@ -72,8 +72,8 @@ impl HistoryBuilder {
 
     /// Adds the act of a record, or the erasure of its key (`None`).
     pub fn add(&mut self, key: &ConsentKey, at: Position, act: Option<Act>) {
-        let person = self.print_key.person(&key.business, &key.identity).bits();
-        let slot = self.print_key.slot(&key.channel, &key.subject).bits();
+        let (person, slot) = self.print_key.of_key(key);
+        let (person, slot) = (person.bits(), slot.bits());
         self.entries.push(Entry { person, slot, at, act });
     }
 
@@ -128,9 +128,8 @@ impl History {
 
     /// Whether an act on this key stands over this one, or is this one: then a writer that knew of it had nothing to write.
     pub fn outranks(&self, key: &ConsentKey, act: &Act) -> bool {
-        let person = self.print_key.person(&key.business, &key.identity);
-        let slot = self.print_key.slot(&key.channel, &key.subject).bits();
-        self.of(person).iter().filter(|entry| entry.slot == slot).any(|entry| entry.act.is_none_or(|other| other.rank() >= act.rank()))
+        let (person, slot) = self.print_key.of_key(key);
+        self.of(person).iter().filter(|entry| entry.slot == slot.bits()).any(|entry| entry.act.is_none_or(|other| other.rank() >= act.rank()))
     }
 
     /// How many records it holds.
@@ -190,7 +189,7 @@ mod tests {
     use crate::domain::time::Timestamp;
     use proptest::prelude::*;
 
-    const PRINTS: PrintKey = PrintKey(3, 4);
+    const PRINTS: PrintKey = PrintKey::new(3, 4);
 
     fn key(person: u8) -> ConsentKey {
         ConsentKey {

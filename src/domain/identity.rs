@@ -1,6 +1,8 @@
 //! Who a message came from or a send goes to: typed identifiers, never bare strings.
 
 use super::phone::Phone;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 use std::fmt;
 
@@ -108,6 +110,53 @@ impl Identity {
     }
 }
 
+/// The operator's secret under which identities are hashed: who has it can tell whether a hash is that of an address, and
+/// nobody else. Losing it loses the protection of whoever was erased.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct IdentityKey([u8; 32]);
+
+impl IdentityKey {
+    /// The key that a secret text gives: its SHA-256.
+    pub fn of_secret(secret: &str) -> Self {
+        Self(Sha256::digest(secret).into())
+    }
+
+    /// HMAC-SHA-256 of the canonical text, in hexadecimal digits: what stands behind `hash:`.
+    pub fn digest(&self, identity: &Identity) -> [u8; 64] {
+        let mut text = String::new();
+        identity.write_to(&mut text);
+        self.digest_of(&text)
+    }
+
+    /// The same of a text that may hold an address, such as a provider's message id.
+    pub fn digest_of(&self, text: &str) -> [u8; 64] {
+        // HMAC takes keys of any length.
+        let Ok(mut hmac) = Hmac::<Sha256>::new_from_slice(&self.0) else { unreachable!("a key of 32 bytes") };
+        hmac.update(text.as_bytes());
+        let mut digits = [0; 64];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(hmac.finalize().into_bytes()) {
+            pair.copy_from_slice(&[b"0123456789abcdef"[usize::from(byte >> 4)], b"0123456789abcdef"[usize::from(byte & 15)]]);
+        }
+        digits
+    }
+
+    /// The identity under its hash; a hash is left as it is.
+    pub fn hash(&self, identity: &Identity) -> Identity {
+        match identity {
+            Identity::Hash(_) => identity.clone(),
+            Identity::Phone(_) | Identity::Bsuid(_) | Identity::Email(_) | Identity::Ext(_) => {
+                Identity::Hash(String::from_utf8_lossy(&self.digest(identity)).into())
+            }
+        }
+    }
+}
+
+impl fmt::Debug for IdentityKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IdentityKey(…)")
+    }
+}
+
 /// Two letters of a country, a dot, then letters, digits and dots.
 fn looks_like_bsuid(text: &str) -> bool {
     match text.as_bytes() {
@@ -170,6 +219,16 @@ mod tests {
     #[track_caller]
     fn check(text: &str, canonical: &str) {
         assert_eq!(Identity::parse(text).expect("an identity").to_text(), canonical);
+    }
+
+    #[test]
+    fn an_identity_is_hashed_under_a_key_as_any_tool_would() {
+        // printf %s phone:+12025550143 | openssl dgst -sha256 -mac HMAC -macopt hexkey:$(printf %s secret | sha256sum | cut -c1-64)
+        let key = IdentityKey::of_secret("secret");
+        let hashed = key.hash(&Identity::parse("+12025550143").expect("an identity"));
+        assert_eq!(hashed.to_text(), "hash:1690024608062ed120cdb0018bed74c7698f6523ff88e59d1eafcf92721de18f");
+        assert_eq!(key.hash(&hashed), hashed, "a hash is not hashed again");
+        assert_eq!(Identity::parse(&hashed.to_text()), Ok(hashed));
     }
 
     #[test]

@@ -154,8 +154,7 @@ impl ConsentView {
     }
 
     fn prints(&self, key: &ConsentKey) -> (PersonPrint, SlotPrint) {
-        let prints = self.set.print_key();
-        (prints.person(&key.business, &key.identity), prints.slot(&key.channel, &key.subject))
+        self.set.print_key().of_key(key)
     }
 }
 
@@ -214,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_redelivered_opt_in_is_recognised_after_the_opt_out_that_ended_it() {
-        let mut view = ConsentView::new(PrintKey(1, 2), 1);
+        let mut view = ConsentView::new(PrintKey::new(1, 2), 1);
         view.apply(&key("marketing"), act(ConsentState::OptedIn, 1), "wamid.A");
         view.apply(&key("marketing"), act(ConsentState::OptedOut, 2), "wamid.B");
         let (same, other) = (Source::default(), Source { offset: 7, ..Source::default() });
@@ -227,7 +226,7 @@ mod tests {
 
     #[test]
     fn businesses_and_their_programmes_are_known_from_keys() {
-        let mut view = ConsentView::new(PrintKey(1, 2), 1);
+        let mut view = ConsentView::new(PrintKey::new(1, 2), 1);
         view.apply(&key("program:news"), act(ConsentState::OptedOut, 1), "");
         assert!(view.knows_business("acme"));
         assert!(!view.knows_business("globex"));
@@ -236,7 +235,7 @@ mod tests {
 
     #[test]
     fn positions_never_go_back() {
-        let mut view = ConsentView::new(PrintKey(1, 2), 2);
+        let mut view = ConsentView::new(PrintKey::new(1, 2), 2);
         view.advance(1, 5);
         view.advance(1, 3);
         view.advance(7, 9);

@@ -104,7 +104,13 @@ pub fn read(config: &Config, whose: &Whose, scope: &Scope, threads: usize) -> Re
     if persons.is_empty() {
         return Ok(None);
     }
-    let sought = Sought { persons, scope };
+    let mut known: Vec<Identity> = Vec::new();
+    for identity in persons.iter().flat_map(|identity| config.identities_of(identity)) {
+        if !known.contains(&identity) {
+            known.push(identity);
+        }
+    }
+    let sought = Sought { persons: known, scope };
     let events = Mutex::new(Vec::new());
     scan(&readers, &config.topics.opt_outs, threads, &|record| events.lock().extend(consent_events(config, &sought, record)))?;
     scan(&readers, &config.topics.replies, threads, &|record| events.lock().extend(answer(config, &sought, record)))?;
@@ -123,7 +129,7 @@ pub fn read(config: &Config, whose: &Whose, scope: &Scope, threads: usize) -> Re
 
 /// What the records of one person on opt-outs tell of them, where `record` is one of theirs.
 pub fn consents(config: &Config, identity: &Identity, scope: &Scope, record: &Record<'_>) -> Vec<Event> {
-    consent_events(config, &Sought { persons: vec![identity.clone()], scope: scope.clone() }, record)
+    consent_events(config, &Sought { persons: config.identities_of(identity), scope: scope.clone() }, record)
 }
 
 /// In order of time.

@@ -14,6 +14,7 @@ use super::words::{self, WordsError};
 use super::worker::{Setup, Stage};
 use crate::config::{Config, FenceLevel, Verb};
 use crate::domain::classify::Lexicon;
+use crate::domain::identity::IdentityKey;
 use crate::domain::suppression::PrintKey;
 use crate::kafka::EdgeError;
 use crate::metrics::Metrics;
@@ -117,9 +118,10 @@ pub fn run(config: Config, verb: Verb, brokers: Brokers, metrics: Arc<Metrics>, 
     let lexicon = Arc::new(words::load(config.lexicon_dir.as_deref()).map_err(refused)?);
     let lexicons = words::of_businesses(&lexicon, &config.words).map_err(refused)?;
     let rules_version = config.rules_version(lexicon.version());
+    let view = Arc::new(SharedView::new(random_print_key(config.identity_key)));
     let parts = Parts {
         config: Arc::new(config),
-        view: Arc::new(SharedView::new(random_print_key())),
+        view,
         status: Arc::new(Status::new(&[follow::PART])),
         metrics,
         lexicon,
@@ -222,6 +224,7 @@ fn detect_rules(parts: &Parts) -> DetectRules {
         policy: parts.config.policy.clone(),
         policies: parts.config.policies.clone(),
         rules_version: parts.rules_version.clone(),
+        hashed: parts.config.hashed,
     }
 }
 
@@ -320,8 +323,8 @@ fn drain(ends: &Ends, running: usize) {
 }
 
 /// A key that nobody can guess: addresses that collide cannot be crafted.
-pub(super) fn random_print_key() -> PrintKey {
+pub(super) fn random_print_key(identities: Option<IdentityKey>) -> PrintKey {
     // Each `RandomState` holds keys from the system's random source.
     let random = || RandomState::new().hash_one(0_u64);
-    PrintKey(random(), random())
+    PrintKey::new(random(), random()).with_identities(identities)
 }

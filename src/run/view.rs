@@ -222,7 +222,7 @@ mod tests {
     use std::time::Duration;
 
     fn shared(positions: &[u64]) -> SharedView {
-        let shared = SharedView::new(PrintKey(1, 2));
+        let shared = SharedView::new(PrintKey::new(1, 2));
         shared.restart(positions.len() as u32, "restoring");
         shared.publish(positions);
         shared.close(None);

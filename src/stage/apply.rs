@@ -97,7 +97,8 @@ impl<'a> Reader<'a> {
         if encode_key(&key).as_bytes() != bytes {
             return Change::ErasureOfAlias;
         }
-        Change::Erasure { person: self.prints.person(&key.business, &key.identity), slot: self.prints.slot(&key.channel, &key.subject) }
+        let (person, slot) = self.prints.of_key(&key);
+        Change::Erasure { person, slot }
     }
 
     fn read_key(&mut self, bytes: &[u8]) -> Option<(PersonPrint, SlotPrint)> {
@@ -106,15 +107,18 @@ impl<'a> Reader<'a> {
             && !identity.contains('%')
             && let Some(kept) = self.kept.iter().find(|kept| kept.written.iter().zip([business, channel, subject]).all(|(a, b)| **a == *b))
         {
-            return Some((self.prints.person(&kept.business, &Identity::parse(identity).ok()?), kept.slot));
+            let identity = Identity::parse(identity).ok()?;
+            let hashed = self.prints.hashed(kept.slot).filter(|_| matches!(identity, Identity::Hash(_)));
+            return Some((self.prints.person(&kept.business, &identity), hashed.unwrap_or(kept.slot)));
         }
         let key = decode_key(bytes, self.businesses).ok()?;
-        let slot = self.prints.slot(&key.channel, &key.subject);
-        let person = self.prints.person(&key.business, &key.identity);
+        let (person, slot) = self.prints.of_key(&key);
         if let Some([business, channel, _, subject]) = parts {
             if self.kept.len() == MOST_KEPT {
                 self.kept.remove(0);
             }
+            // What is kept is the slot of plain identities.
+            let slot = self.prints.slot(&key.channel, &key.subject);
             self.kept.push(Kept { written: [business, channel, subject].map(Into::into), business: key.business.clone(), slot });
         }
         self.unmet.push((key.business, key.subject));
@@ -174,7 +178,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_an_opt_out_or_stops_everything() {
-        let mut view = ConsentView::new(PrintKey(1, 2), 1);
+        let mut view = ConsentView::new(PrintKey::new(1, 2), 1);
         let effect = apply(&mut view, &written(b"acme|whatsapp|ext:1|marketing", Some(b"\xff")), &Businesses::default());
         let Effect::Applied { act, applied: Applied::First, readable: false } = effect else { panic!("{effect:?}") };
         assert_eq!((act.state, act.cause.offset), (ConsentState::OptedOut, 7));
@@ -189,11 +193,11 @@ mod tests {
         ) {
             let acme = Business { name: "acme".into(), numbers: vec![], accounts: vec![], former_names: vec!["old".into()] };
             let businesses = Businesses::new(&[acme]).expect("no conflict");
-            let prints = PrintKey(1, 2);
+            let prints = PrintKey::new(1, 2);
             let mut reader = Reader::new(prints, &businesses);
             for (business, channel, identity, subject) in keys {
                 let key = format!("{business}|{channel}|{identity}|{subject}");
-                let expected = decode_key(key.as_bytes(), &businesses).ok().map(|key| (prints.person(&key.business, &key.identity), prints.slot(&key.channel, &key.subject)));
+                let expected = decode_key(key.as_bytes(), &businesses).ok().map(|key| prints.of_key(&key));
                 let found = match reader.read(&written(key.as_bytes(), Some(&value))) {
                     Change::Act { person, slot, .. } => Some((person, slot)),
                     Change::Erasure { .. } | Change::ErasureOfAlias | Change::UnreadableKey => None,
@@ -205,7 +209,7 @@ mod tests {
 
     #[test]
     fn the_tombstone_of_an_alias_leaves_the_canonical_key() {
-        let mut view = ConsentView::new(PrintKey(1, 2), 1);
+        let mut view = ConsentView::new(PrintKey::new(1, 2), 1);
         let record = proto::ConsentRecord { state: proto::ConsentState::OptedOut.into(), occurred_at_ms: 5, ..Default::default() };
         let (canonical, alias) = (b"acme|whatsapp|phone:+5511912345678|marketing", b"acme|whatsapp|phone:+551112345678|marketing");
         apply(&mut view, &written(canonical, Some(&encode_value(&record))), &Businesses::default());

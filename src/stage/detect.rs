@@ -8,7 +8,7 @@ use crate::domain::business::Businesses;
 use crate::domain::classify::{self, Button, Class, Confidence, Lexicon, Scope};
 use crate::domain::consent::{Act, ConsentState, Position, Source, safe_time};
 use crate::domain::decide::{Question, Standing};
-use crate::domain::identity::{Identities, Identity};
+use crate::domain::identity::{Identities, Identity, IdentityKey};
 use crate::domain::key::{Channel, ConsentKey, Subject};
 use crate::domain::message::{Content, InboundMessage, Preference};
 use crate::domain::reply::{self, ReplyKind};
@@ -19,6 +19,7 @@ use crate::record::{Coordinates, Record, TopicName};
 use crate::wire::inbound::{self, InboundFormat};
 use crate::wire::{DecodeError, consent, proto};
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -59,6 +60,8 @@ pub struct DetectRules {
     /// Policies of businesses that differ, by resolved name.
     pub policies: BTreeMap<String, Policy>,
     pub rules_version: String,
+    /// Where identities are written hashed: the key.
+    pub hashed: Option<IdentityKey>,
 }
 
 /// What a message asks for.
@@ -82,6 +85,8 @@ pub struct Finding {
     /// The channel on which it came, and on which it is answered.
     arrived_on: Channel,
     sender: Identities,
+    /// Where identities are written hashed: the key.
+    hashed: Option<IdentityKey>,
     occurred_at: Timestamp,
     source: Source,
     coordinates: Coordinates,
@@ -217,13 +222,15 @@ impl Detector {
         evidence.lexicon_version = lexicon.version().to_owned();
         evidence.rules_version.clone_from(&self.rules.rules_version);
         evidence.recorded_at_ms = recorded.map_or(0, Timestamp::millis);
-        evidence.excerpt = excerpt(&text, evidence.span_start, evidence.span_end, policy.excerpt);
+        let kept = if self.rules.hashed.is_some() { Excerpt::None } else { policy.excerpt };
+        evidence.excerpt = excerpt(&text, evidence.span_start, evidence.span_end, kept);
         let finding = Finding {
             wish,
             channel: if policy.cross_channel { Channel::Any } else { message.channel.clone() },
             arrived_on: message.channel,
             business,
             sender: message.sender,
+            hashed: self.rules.hashed,
             occurred_at: safe_time(state, message.occurred_at, recorded),
             source: Source::new(record.topic, record.partition, record.offset, message.index),
             coordinates: record.coordinates(),
@@ -391,8 +398,8 @@ impl Ledger<'_> {
     }
 
     fn on_key(&self, key: &ConsentKey) -> Option<Act> {
-        let prints = self.view.print_key();
-        self.standing(prints.person(&key.business, &key.identity), prints.slot(&key.channel, &key.subject))
+        let (person, slot) = self.view.print_key().of_key(key);
+        self.standing(person, slot)
     }
 
     /// What stands for any of these identities about this subject.
@@ -408,10 +415,10 @@ impl Ledger<'_> {
     /// Whether the message comes from the provider a second time. A record that is read a second time, after a crash, is no
     /// redelivery: part of what follows from it may not have been written.
     fn is_redelivered(&self, key: &ConsentKey, finding: &Finding) -> bool {
-        let id = finding.evidence.provider_message_id.as_str();
+        let (id, as_written) = (finding.evidence.provider_message_id.as_str(), finding.written_message_id());
         let written = self.overlay.written.get(&self.place(key)).filter(|written| written.act.source != finding.source);
         let by_own = written.and_then(|written| written.opted_in_by.as_deref()).is_some_and(|by| by == id && !by.is_empty());
-        by_own || self.view.opted_in_by(key, id, &finding.source) == Some(Again::Redelivered)
+        by_own || self.view.opted_in_by(key, &as_written, &finding.source) == Some(Again::Redelivered)
     }
 
     /// What follows from a finding. Records are put on the overlay at once, so that the next message sees them.
@@ -539,8 +546,8 @@ impl Ledger<'_> {
 
     /// Where the overlay keeps a key.
     fn place(&self, key: &ConsentKey) -> (u64, u64) {
-        let prints = self.view.print_key();
-        (prints.person(&key.business, &key.identity).bits(), prints.slot(&key.channel, &key.subject).bits())
+        let (person, slot) = self.view.print_key().of_key(key);
+        (person.bits(), slot.bits())
     }
 
     fn write(&mut self, key: ConsentKey, act: Act, finding: &Finding) -> Consent {
@@ -549,7 +556,7 @@ impl Ledger<'_> {
         let place = self.place(&key);
         let opted_in_by = (act.state == ConsentState::OptedIn).then(|| finding.evidence.provider_message_id.clone());
         self.overlay.written.insert(place, Written { act, number, position: None, opted_in_by });
-        let mut evidence = finding.evidence.clone();
+        let mut evidence = proto::Evidence { provider_message_id: finding.written_message_id().into_owned(), ..finding.evidence.clone() };
         if let Identity::Phone(phone) = &key.identity
             && phone.as_spelt() != phone.as_str()
         {
@@ -590,7 +597,17 @@ const REPLY_EXPIRY_MS: i64 = 5 * 60 * 1000;
 
 impl Finding {
     fn key(&self, identity: &Identity, channel: &Channel, subject: &Subject) -> ConsentKey {
-        ConsentKey { business: self.business.clone(), channel: channel.clone(), identity: identity.clone(), subject: subject.clone() }
+        let identity = self.hashed.map_or_else(|| identity.clone(), |key| key.hash(identity));
+        ConsentKey { business: self.business.clone(), channel: channel.clone(), identity, subject: subject.clone() }
+    }
+
+    /// The message's id as the evidence holds it: providers make ids of addresses.
+    fn written_message_id(&self) -> Cow<'_, str> {
+        let id = self.evidence.provider_message_id.as_str();
+        match self.hashed.filter(|_| !id.is_empty()) {
+            Some(key) => Cow::Owned(String::from_utf8_lossy(&key.digest_of(id)).into_owned()),
+            None => Cow::Borrowed(id),
+        }
     }
 
     /// An id that whoever computes it from the same act computes the same.

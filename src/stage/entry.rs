@@ -7,7 +7,7 @@ use super::detect::changes;
 use crate::domain::business::Businesses;
 use crate::domain::consent::{Act, ConsentState, Position, Source};
 use crate::domain::decide::{Question, Standing};
-use crate::domain::identity::Identity;
+use crate::domain::identity::{Identity, IdentityKey};
 use crate::domain::key::{Channel, ConsentKey, Subject};
 use crate::domain::time::Timestamp;
 use crate::domain::view::ConsentView;
@@ -53,6 +53,8 @@ pub struct Defaults<'a> {
     pub channel: &'a Channel,
     pub subject: &'a Subject,
     pub occurred_at: Timestamp,
+    /// Where identities are written hashed: the key.
+    pub hashed: Option<IdentityKey>,
 }
 
 /// Why an entry is refused. The texts name no content.
@@ -97,6 +99,7 @@ impl Entry {
     pub fn of(given: &Given, defaults: &Defaults<'_>, grounds: Grounds) -> Result<Self, EntryError> {
         let identity = given.identity.as_deref().ok_or(EntryError::NoIdentity)?;
         let identity = Identity::recognise(identity).map_err(|_| EntryError::NotAnIdentity)?;
+        let identity = defaults.hashed.map_or_else(|| identity.clone(), |key| key.hash(&identity));
         let named = given.business.as_deref().or(defaults.business).ok_or(EntryError::NoBusiness)?;
         let business = match defaults.businesses.listed(named) {
             Some(listed) => listed,
@@ -144,8 +147,7 @@ impl Entry {
     /// What stands about the subject, and for an opt-in about every subject that it covers; with one more act or without.
     fn standings(&self, view: &ConsentView, with: Option<Act>) -> Vec<Standing> {
         let prints = view.print_key();
-        let person = prints.person(&self.key.business, &self.key.identity);
-        let own = prints.slot(&self.key.channel, &self.key.subject);
+        let (person, own) = prints.of_key(&self.key);
         let about = |subject: &Subject| {
             let question = Question::about(prints, &self.key.channel, subject);
             question.judge(|slot| with.filter(|_| slot == own).or_else(|| view.standing(person, slot)))
@@ -190,8 +192,8 @@ impl Entry {
 
 /// The act that stands on exactly this key.
 pub fn standing(view: &ConsentView, key: &ConsentKey) -> Option<Act> {
-    let prints = view.print_key();
-    view.standing(prints.person(&key.business, &key.identity), prints.slot(&key.channel, &key.subject))
+    let (person, slot) = view.print_key().of_key(key);
+    view.standing(person, slot)
 }
 
 /// The word for a state in lists and answers.
@@ -255,7 +257,7 @@ mod tests {
 
     #[test]
     fn nothing_is_written_that_would_not_stand() {
-        let mut view = ConsentView::new(PrintKey(1, 2), 1);
+        let mut view = ConsentView::new(PrintKey::new(1, 2), 1);
         let out = entry(OptedOut, Subject::Marketing, 500, "");
         assert!(apply(&mut view, &out));
         assert!(matches!(out.verdict(&view, at(1000)), Ok(Verdict::Stands(act)) if act.state == OptedOut));
@@ -266,7 +268,7 @@ mod tests {
 
     #[test]
     fn an_opt_in_needs_proof_unless_it_stands_already() {
-        let mut view = ConsentView::new(PrintKey(1, 2), 1);
+        let mut view = ConsentView::new(PrintKey::new(1, 2), 1);
         assert_eq!(entry(OptedIn, Subject::Marketing, 500, "").verdict(&view, at(1000)), Err(EntryError::NeedsProof));
         assert!(apply(&mut view, &entry(OptedOut, Subject::Program("x".into()), 400, "")));
         assert!(apply(&mut view, &entry(OptedIn, Subject::Marketing, 500, "letter")), "it ends what it covers");
@@ -275,7 +277,7 @@ mod tests {
 
     #[test]
     fn the_future_is_refused_and_the_evidence_says_who_and_where() {
-        let view = ConsentView::new(PrintKey(1, 2), 1);
+        let view = ConsentView::new(PrintKey::new(1, 2), 1);
         assert_eq!(entry(OptedOut, Subject::All, 1001, "").verdict(&view, at(1000)), Err(EntryError::Future));
         let mut listed = entry(OptedOut, Subject::All, 900, "");
         let place = ListPlace { sha256: "ab".into(), line: 7, provenance: "é".repeat(2000) };
@@ -295,6 +297,7 @@ mod tests {
             channel: &Channel::Sms,
             subject: &Subject::Marketing,
             occurred_at: at(77),
+            hashed: None,
         };
         let read = |change: &dyn Fn(&mut Given)| {
             let mut given = Given { identity: Some("+12025550143".into()), ..Given::default() };

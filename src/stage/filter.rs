@@ -329,11 +329,11 @@ mod tests {
             categories: Categories::new(["utility".to_owned(), "authentication".to_owned()], BTreeMap::new()),
             default_channel: Channel::Whatsapp,
         };
-        Filter::new(rules, PrintKey(1, 2))
+        Filter::new(rules, PrintKey::new(1, 2))
     }
 
     fn view() -> ConsentView {
-        let mut view = ConsentView::new(PrintKey(1, 2), 2);
+        let mut view = ConsentView::new(PrintKey::new(1, 2), 2);
         let key = ConsentKey {
             business: "acme".into(),
             channel: Channel::Whatsapp,

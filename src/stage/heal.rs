@@ -48,8 +48,10 @@ impl Healing {
     /// Where the records lie that must be appended again, in order.
     pub fn due(&self) -> Vec<Position> {
         let prints = self.view.print_key();
-        let standing =
-            |key: &ConsentKey| self.view.standing(prints.person(&key.business, &key.identity), prints.slot(&key.channel, &key.subject));
+        let standing = |key: &ConsentKey| {
+            let (person, slot) = prints.of_key(key);
+            self.view.standing(person, slot)
+        };
         let mut due: Vec<Position> = self.behind.iter().filter_map(standing).map(|act| act.cause).collect();
         due.sort_unstable();
         due
@@ -92,7 +94,7 @@ mod tests {
     }
 
     fn due(acts: &[(proto::ConsentState, i64)]) -> Vec<u64> {
-        let mut healing = Healing::new(PrintKey(1, 2), 1);
+        let mut healing = Healing::new(PrintKey::new(1, 2), 1);
         for (offset, (state, at)) in (0..).zip(acts) {
             healing.read(&written(offset, 1000, &value(*state, *at)), &Businesses::default());
         }

@@ -192,3 +192,87 @@ fn healing_appends_what_compaction_would_take_away() {
     let shown = world.verb("opt-out show").arg("--business", "acme").arg("--to", &phone(1)).finish().expect_code(0).stdout;
     assert!(shown.contains("opted-out"), "{shown}");
 }
+
+const SECRET: &str = "identity_hash_key = \"a secret of the operator\"";
+
+#[test]
+fn who_is_erased_stays_protected_until_they_come_back_themselves() {
+    let Some(broker) = Broker::shared() else { return };
+    let world = World::new(broker, "erase").setting(SECRET);
+    let mut service = world.serving("run", "a").spawn();
+    service.ready();
+    let outcomes = world.outcomes();
+    let (ada, bob) = (phone(1), phone(2));
+    let verb = |verb: &str, to: &str| world.verb(verb).arg("--business", "acme").arg("--to", to);
+    world.says(&ada, "please STOP");
+    let opt_outs = world.kafka.reader(&world.names.opt_outs, crate::support::kafka::Isolation::Committed);
+    opt_outs.find("the opt-out", |record| record.key_text().contains(&ada));
+
+    let tried = verb("opt-out erase", &ada).word("--dry-run").finish().expect_code(0).stdout;
+    assert!(tried.contains("1 keys to be erased") && tried.contains("1 acts go on standing under hash:"), "{tried}");
+    let erased = verb("opt-out erase", &ada).word("--json").finish().expect_code(0).stdout;
+    let hash = json(&erased)["hash"].as_str().expect("a hash").to_owned();
+    let tombstone = opt_outs.find("the tombstone", |record| record.key_text().contains(&ada) && record.value.is_none());
+    let protecting = opt_outs.find("the protecting record", |record| record.key_text().contains(&hash));
+    assert!(!protecting.value_text().contains("STOP") && tombstone.value.is_none());
+    world.asks("after", &ada);
+    let suppressed = outcomes.await_suppressed("after");
+    assert_eq!(suppressed.header("stopgate-cause"), Some(protecting.position()), "the hash stands in for the person");
+    let shown = verb("opt-out show", &ada).finish().expect_code(0).stdout;
+    assert!(shown.contains(&hash) && !shown.contains(&ada), "{shown}");
+    verb("opt-out erase", &ada).finish().expect_code(1);
+
+    // A view that is restored holds the same.
+    service.terminate();
+    let mut service = world.serving("run", "a").spawn();
+    service.ready();
+    world.asks("restored", &ada);
+    outcomes.await_suppressed("restored");
+    world.says(&ada, "START");
+    opt_outs.find("the opt-in", |record| record.key_text().contains(&ada) && record.value.is_some() && record.offset > tombstone.offset);
+    world.asks("back", &ada);
+    outcomes.await_allowed("back");
+    let replayed = world.verb("replay").finish();
+    assert_eq!(replayed.code, 0, "{}", replayed.text());
+
+    // Who is opted out of nothing leaves nothing behind; who is cannot be erased without a key.
+    let gone = verb("opt-out erase", &ada).finish().expect_code(0).stdout;
+    assert!(gone.contains("opted out of nothing"), "{gone}");
+    let plain = World::new(broker, "erase-plain");
+    plain.opts_out(&bob);
+    let refused = plain.verb("opt-out erase").arg("--business", "acme").arg("--to", &bob).finish().expect_code(2);
+    assert!(refused.stderr.contains("identity_hash_key") && !refused.stderr.contains(&bob), "{}", refused.stderr);
+}
+
+#[test]
+fn hashed_identities_leave_no_address_and_no_text_on_opt_outs() {
+    let Some(broker) = Broker::shared() else { return };
+    let world = World::new(broker, "hashed").setting(SECRET).setting("identities = \"hashed\"");
+    let mut service = world.serving("run", "a").spawn();
+    service.ready();
+    let outcomes = world.outcomes();
+    let (ada, bob) = (phone(1), phone(2));
+    world.says(&ada, "please STOP, said Ada");
+    world.verb("opt-out add").arg("--business", "acme").arg("--to", &bob).finish().expect_code(0);
+    let records = world.kafka.reader(&world.names.opt_outs, crate::support::kafka::Isolation::Committed).at_least(2);
+    for record in &records {
+        let all = record.key_text() + &record.value_text();
+        let tells = [ada.trim_start_matches('+'), bob.trim_start_matches('+'), "Ada"].iter().any(|private| all.contains(*private));
+        assert!(record.key_text().contains("|hash:") && !tells, "{all}");
+    }
+    // An opt-out from before, in plain, goes on counting.
+    let eve = phone(3);
+    world.opts_out(&eve);
+    for (id, to) in [("ada", &ada), ("bob", &bob), ("eve", &eve)] {
+        world.asks(id, to);
+        outcomes.await_suppressed(id);
+    }
+    let shown = world.verb("opt-out show").arg("--business", "acme").arg("--to", &ada).finish().expect_code(0).stdout;
+    assert!(shown.contains("opted-out") && !shown.contains(&ada), "{shown}");
+    world.says(&ada, "START");
+    world.kafka.reader(&world.names.replies, crate::support::kafka::Isolation::Committed).at_least(2);
+    world.asks("back", &ada);
+    outcomes.await_allowed("back");
+    let refused = World::new(broker, "hashed-keyless").setting("identities = \"hashed\"").verb("check").finish().expect_code(2);
+    assert!(refused.stderr.contains("needs identity_hash_key"), "{}", refused.stderr);
+}

@@ -267,7 +267,7 @@ impl SuppressionSet {
     }
 
     fn prints(&self, key: &ConsentKey) -> (PersonPrint, SlotPrint) {
-        (self.print_key.person(&key.business, &key.identity), self.print_key.slot(&key.channel, &key.subject))
+        self.print_key.of_key(key)
     }
 
     /// An act as a row. Numbers without a sign keep their bits.

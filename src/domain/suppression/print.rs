@@ -1,14 +1,20 @@
 //! Fingerprints: what the set keeps in place of addresses and names.
 
-use crate::domain::identity::Identity;
-use crate::domain::key::{Channel, Subject};
+use crate::domain::identity::{Identity, IdentityKey};
+use crate::domain::key::{Channel, ConsentKey, Subject};
 use siphasher::sip::SipHasher13;
 use std::hash::Hasher;
 
 /// The secret under which fingerprints are made, so that nobody can craft an address that collides with another. Random
 /// per process or taken over with a snapshot; a fixed one makes tests repeatable.
+///
+/// Where erasures must be able to protect ([`IdentityKey`]), a person is one under a plain identity and under its keyed hash;
+/// what was said under a hash has a slot of its own, so that erasing one leaves the other.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct PrintKey(pub u64, pub u64);
+pub struct PrintKey {
+    secret: (u64, u64),
+    identities: Option<IdentityKey>,
+}
 
 /// Fingerprint of a business and one of a person's identities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,8 +39,40 @@ impl SlotPrint {
 }
 
 impl PrintKey {
+    /// A key of two random numbers.
+    pub const fn new(one: u64, other: u64) -> Self {
+        Self { secret: (one, other), identities: None }
+    }
+
+    /// The same for a log in which identities may be hashed under this key.
+    pub const fn with_identities(self, identities: Option<IdentityKey>) -> Self {
+        Self { identities, ..self }
+    }
+
+    /// The fingerprints of a key.
+    pub fn of_key(&self, key: &ConsentKey) -> (PersonPrint, SlotPrint) {
+        let plain = self.slot(&key.channel, &key.subject);
+        let slot = if matches!(key.identity, Identity::Hash(_)) { self.hashed(plain).unwrap_or(plain) } else { plain };
+        (self.person(&key.business, &key.identity), slot)
+    }
+
+    /// The slot of what was said about the same under a hashed identity; `None` where hashes are persons of their own.
+    pub fn hashed(&self, slot: SlotPrint) -> Option<SlotPrint> {
+        self.identities.map(|_| {
+            let mut hasher = self.hasher();
+            hasher.write(b"h");
+            hasher.write_u64(slot.0);
+            SlotPrint(hasher.finish())
+        })
+    }
+
     /// The fingerprint of one person at one business.
     pub fn person(&self, business: &str, identity: &Identity) -> PersonPrint {
+        if let Some(key) = self.identities
+            && !matches!(identity, Identity::Hash(_))
+        {
+            return self.person_of(business, "hash", &key.digest(identity));
+        }
         let value = match identity {
             Identity::Phone(phone) => phone.digits(),
             Identity::Bsuid(value) | Identity::Email(value) | Identity::Ext(value) | Identity::Hash(value) => value.as_bytes(),
@@ -74,6 +112,6 @@ impl PrintKey {
     }
 
     fn hasher(&self) -> SipHasher13 {
-        SipHasher13::new_with_keys(self.0, self.1)
+        SipHasher13::new_with_keys(self.secret.0, self.secret.1)
     }
 }

@@ -30,7 +30,7 @@ fn standing(set: &SuppressionSet, key: &ConsentKey) -> Option<Act> {
 
 #[test]
 fn an_older_act_behind_a_newer_one_changes_nothing_and_is_told() {
-    let mut set = SuppressionSet::new(PrintKey(1, 2));
+    let mut set = SuppressionSet::new(PrintKey::new(1, 2));
     let (first, second) = (act(true, 10, 0), act(false, 20, 1));
     assert_eq!(set.apply(&key(1), second), Applied::First);
     assert_eq!(set.apply(&key(1), first), Applied::Older);
@@ -42,7 +42,7 @@ fn an_older_act_behind_a_newer_one_changes_nothing_and_is_told() {
 
 #[test]
 fn an_erased_key_is_forgotten_and_its_neighbours_are_not() {
-    let mut set = SuppressionSet::new(PrintKey(1, 2));
+    let mut set = SuppressionSet::new(PrintKey::new(1, 2));
     set.apply(&key(1), act(true, 10, 0));
     set.apply(&key(2), act(true, 10, 1));
     set.erase(&key(1));
@@ -53,7 +53,7 @@ fn an_erased_key_is_forgotten_and_its_neighbours_are_not() {
 
 #[test]
 fn an_act_that_meets_one_of_another_partition_is_counted() {
-    let mut set = SuppressionSet::new(PrintKey(1, 2));
+    let mut set = SuppressionSet::new(PrintKey::new(1, 2));
     set.apply(&key(1), act(true, 10, 0));
     set.apply(&key(1), act(true, 11, 1));
     assert_eq!(set.strange_partitions(), 0);
@@ -64,7 +64,7 @@ fn an_act_that_meets_one_of_another_partition_is_counted() {
 /// Opt-outs as detection writes them, of four partitions. Few as they are, rows keep a byte that many more would not need.
 #[test]
 fn an_entry_costs_less_than_twenty_bytes_all_told() {
-    let mut set = SuppressionSet::new(PrintKey(1, 2));
+    let mut set = SuppressionSet::new(PrintKey::new(1, 2));
     let slot = SlotPrint(9);
     let entries = 600_000_u64;
     for number in 0..entries {
@@ -159,7 +159,7 @@ impl Model {
 proptest! {
     #[test]
     fn the_set_agrees_with_an_ordered_map(steps in prop::collection::vec(any_step(), 0..2500)) {
-        let mut set = SuppressionSet::new(PrintKey(3, 4));
+        let mut set = SuppressionSet::new(PrintKey::new(3, 4));
         let mut model = Model::default();
         for step in steps {
             match step {

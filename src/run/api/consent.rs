@@ -58,7 +58,7 @@ pub(super) async fn list(State(api): State<Api>, headers: HeaderMap, RawQuery(te
     let filter = Filter {
         business: get("business").map(|name| api.config.businesses.resolve(name).to_owned()),
         channel: get("channel").map(|name| Channel::parse(name).ok_or_else(|| wrong("/channel", "the channel is empty"))).transpose()?,
-        identity: None,
+        identities: Vec::new(),
         subject: get("subject")
             .map(|name| Subject::parse(name).ok_or_else(|| wrong("/subject", "no subject: marketing, all, review or program:ID")))
             .transpose()?,
@@ -119,13 +119,15 @@ pub(super) async fn show(State(api): State<Api>, headers: HeaderMap, Path(parts)
 fn causes(api: &Api, business: &str, channel: &Channel, identity: &Identity) -> BTreeSet<u32> {
     let view = api.view.read();
     let subjects = [Subject::Marketing, Subject::All, Subject::Review].into_iter().chain(view.programs(business).filter_map(Subject::program));
+    let identities = api.config.identities_of(identity);
     let keys = subjects.flat_map(|subject| {
-        [channel, &Channel::Any].map(|channel| ConsentKey {
+        let on = |channel: &Channel, identity: &Identity| ConsentKey {
             business: business.into(),
             channel: channel.clone(),
             identity: identity.clone(),
             subject: subject.clone(),
-        })
+        };
+        identities.iter().flat_map(|identity| [on(channel, identity), on(&Channel::Any, identity)]).collect::<Vec<_>>()
     });
     keys.filter_map(|key| standing(&view, &key)).map(|act| act.cause.partition).collect()
 }
@@ -190,6 +192,7 @@ async fn enter(api: &Api, headers: &HeaderMap, given: &Given, grounds: Grounds) 
         channel: &api.config.default_channel,
         subject: &Subject::Marketing,
         occurred_at: now(),
+        hashed: api.config.hashed,
     };
     let entry = Entry::of(given, &defaults, grounds)?;
     // A request that is repeated under its key has been asked once: it gets the answer of then.

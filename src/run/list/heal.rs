@@ -22,7 +22,7 @@ pub fn heal(config: &Config, dry_run: bool) -> Result<Healed, Trouble> {
     let source = Source::new(config)?;
     let extent = source.extent()?;
     let spans = up_to(&extent, &extent.ends);
-    let healing = Mutex::new((Healing::new(super::super::service::random_print_key(), extent.partitions()), 0));
+    let healing = Mutex::new((Healing::new(crate::run::service::random_print_key(config.identity_key), extent.partitions()), 0));
     source.scan("reading opt-outs", &spans, &|record| {
         let (healing, records) = &mut *healing.lock();
         healing.read(&written(record), &config.businesses);
@@ -47,7 +47,7 @@ pub fn heal(config: &Config, dry_run: bool) -> Result<Healed, Trouble> {
     found.sort_unstable_by_key(|(at, ..)| *at);
     let mut writer = Writer::new(config, extent.partitions())?;
     for (at, key, value) in found {
-        writer.send_bytes(at.partition, key, value)?;
+        writer.send_bytes(at.partition, key, Some(value))?;
     }
     writer.settle()?;
     Ok(Healed { due, records })

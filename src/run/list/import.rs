@@ -126,7 +126,7 @@ pub fn import(
                 };
                 folded.view.apply(&entry.key, act, "");
                 if !how.dry_run {
-                    writer.send(&encode_key(&entry.key), encode_value(&record))?;
+                    writer.send(&encode_key(&entry.key), Some(encode_value(&record)))?;
                 }
             }
         }

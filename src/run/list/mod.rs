@@ -5,6 +5,7 @@
 //! former names of a business and other spellings of a number lie in other partitions.
 
 mod enter;
+mod erase;
 mod heal;
 mod import;
 pub mod reviews;
@@ -13,6 +14,7 @@ mod write;
 
 pub use enter::{Entered, Outcome, enter};
 pub(super) use enter::{Sent, entered, send};
+pub use erase::{Erased, erase};
 pub use heal::{Healed, heal};
 pub use import::{Import, Imported, RowProblem, import, sha256};
 pub use rows::{AsOf, Filter, Known, Page, Standing, Told, export, page, person, standing};
@@ -69,7 +71,7 @@ impl<'c> Source<'c> {
 
     /// What stands when everything before these positions counts.
     pub(super) fn fold(&self, extent: Extent, before: &[u64]) -> Result<Folded, Trouble> {
-        let prints = super::service::random_print_key();
+        let prints = super::service::random_print_key(self.config.identity_key);
         let fold = Mutex::new((Reader::new(prints, &self.config.businesses), empty(prints, extent.partitions()), Vec::new()));
         self.scan("reading opt-outs", &up_to(&extent, before), &|record| {
             let (reader, view, unreadable) = &mut *fold.lock();

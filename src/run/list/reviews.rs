@@ -84,6 +84,7 @@ fn keys<'r>(config: &'r Config, request: &'r proto::ReviewRequest, subject: &'r 
     let channels = Channel::parse(&request.channel).into_iter().chain([Channel::Any]);
     channels.flat_map(move |channel| {
         let identities = request.from.iter().filter_map(|from| Identity::parse(from).ok());
+        let identities = identities.map(|identity| config.hashed.map_or_else(|| identity.clone(), |key| key.hash(&identity)));
         identities.map(move |identity| ConsentKey { business: business.into(), channel: channel.clone(), identity, subject: subject.clone() })
     })
 }

@@ -29,7 +29,8 @@ pub struct Filter {
     pub business: Option<String>,
     /// This channel, and what concerns all channels.
     pub channel: Option<Channel>,
-    pub identity: Option<Identity>,
+    /// Any of these; empty: all.
+    pub identities: Vec<Identity>,
     pub subject: Option<Subject>,
     pub state: Option<ConsentState>,
 }
@@ -38,7 +39,7 @@ impl Filter {
     fn takes_key(&self, key: &ConsentKey) -> bool {
         self.business.as_deref().is_none_or(|business| *business == *key.business)
             && self.channel.as_ref().is_none_or(|channel| key.channel.covers(channel))
-            && self.identity.as_ref().is_none_or(|identity| *identity == key.identity)
+            && (self.identities.is_empty() || self.identities.contains(&key.identity))
             && self.subject.as_ref().is_none_or(|subject| *subject == key.subject)
     }
 
@@ -145,12 +146,19 @@ pub fn person(
 ) -> Result<Known, Trouble> {
     let source = Source::new(config)?;
     let extent = source.extent()?;
-    let partitions = partitions_of(&config.businesses, business, identity, extent.partitions());
+    let identities = config.identities_of(identity);
+    let partitions: BTreeSet<u32> =
+        identities.iter().flat_map(|identity| partitions_of(&config.businesses, business, identity, extent.partitions())).collect();
     let spans: Vec<Span> =
         extent.spans().into_iter().filter(|span| partitions.contains(&span.partition) || besides.contains(&span.partition)).collect();
-    let filter = Filter { business: Some(business.to_owned()), channel: channel.clone(), identity: Some(identity.clone()), ..Filter::default() };
+    let filter = Filter {
+        business: Some(business.to_owned()),
+        channel: channel.clone(),
+        identities: config.identities_of(identity),
+        ..Filter::default()
+    };
     let scope = Scope { business: Some(business.to_owned()), channel };
-    let view = ConsentView::new(crate::run::service::random_print_key(), extent.partitions());
+    let view = ConsentView::new(crate::run::service::random_print_key(config.identity_key), extent.partitions());
     let found = Mutex::new((view, Vec::new(), Vec::new()));
     source.scan("reading opt-outs", &spans, &|record| {
         let Ok(key) = decode_key(record.key.unwrap_or_default(), &config.businesses) else { return };

@@ -32,14 +32,14 @@ impl Writer {
         Ok(Self { producer, topic: config.topics.opt_outs.clone(), partitions, sent: 0, acknowledged: 0, last: None })
     }
 
-    /// Hands a record over.
-    pub(super) fn send(&mut self, key: &EncodedKey, value: Vec<u8>) -> Result<(), EdgeError> {
+    /// Hands a record over; without a value it erases the key.
+    pub(super) fn send(&mut self, key: &EncodedKey, value: Option<Vec<u8>>) -> Result<(), EdgeError> {
         self.send_bytes(key.partition(self.partitions), key.as_bytes().to_vec(), value)
     }
 
     /// The same under a key as it stands on the topic.
-    pub(super) fn send_bytes(&mut self, partition: u32, key: Vec<u8>, value: Vec<u8>) -> Result<(), EdgeError> {
-        let produce = Produce { topic: self.topic.clone(), partition, key: Some(key), value: Some(value), headers: Vec::new() };
+    pub(super) fn send_bytes(&mut self, partition: u32, key: Vec<u8>, value: Option<Vec<u8>>) -> Result<(), EdgeError> {
+        let produce = Produce { topic: self.topic.clone(), partition, key: Some(key), value, headers: Vec::new() };
         self.producer.send(&produce, self.sent)?;
         self.sent += 1;
         if self.sent.is_multiple_of(SERVE_EVERY) {
@@ -59,7 +59,7 @@ impl Writer {
 
     /// Hands one record over and waits until all brokers in sync have it. Returns where it lies.
     pub(in crate::run) fn write(&mut self, key: &EncodedKey, value: Vec<u8>) -> Result<Position, EdgeError> {
-        self.send(key, value)?;
+        self.send(key, Some(value))?;
         self.settle()?;
         self.last.ok_or_else(|| EdgeError::timed_out("the brokers acknowledged nothing"))
     }

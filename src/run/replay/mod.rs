@@ -339,7 +339,7 @@ fn parts(plan: &Plan, options: &Options, readers: &Readers) -> Result<Vec<Part>,
 /// Every act of the opt-outs topic.
 fn history(config: &Config, opt_outs: &Extent, readers: &Readers, threads: usize) -> Result<History, Trouble> {
     let random = RandomState::new();
-    let print_key = PrintKey(random.hash_one("print"), random.hash_one("key"));
+    let print_key = PrintKey::new(random.hash_one("print"), random.hash_one("key")).with_identities(config.identity_key);
     let builder = Mutex::new(HistoryBuilder::new(print_key, opt_outs.partitions()));
     let bar = progress::bar("opt-outs", Some(opt_outs.spans().iter().map(|span| span.to - span.from).sum()));
     readers.for_each(opt_outs, threads, &|record| {

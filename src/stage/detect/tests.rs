@@ -30,6 +30,7 @@ impl World {
         change(&mut policy);
         let format = InboundFormat { format: Format::Auto, default_channel: Channel::Whatsapp };
         let rules = DetectRules {
+            hashed: None,
             lexicon: LEXICON.clone(),
             lexicons: BTreeMap::new(),
             businesses: Arc::new(Businesses::default()),
@@ -38,7 +39,7 @@ impl World {
             policies: BTreeMap::new(),
             rules_version: "r1".to_owned(),
         };
-        let view = ConsentView::new(PrintKey(1, 2), 1);
+        let view = ConsentView::new(PrintKey::new(1, 2), 1);
         Self { detector: Detector::new(rules), view, overlay: Overlay::default(), next_inbound: 0, log: Vec::new() }
     }
 

@@ -450,7 +450,7 @@ impl Simulation {
     fn start(&mut self, role: Role, number: usize) {
         self.next_id += 1;
         let id = self.next_id;
-        let view = Arc::new(SharedView::new(PrintKey(id as u64, 7)));
+        let view = Arc::new(SharedView::new(PrintKey::new(id as u64, 7)));
         let context = {
             let (world, name) = (self.world.clone(), format!("{}#{id}", name(role, number)));
             move |turn: Turn| Context { world, turn: Rc::new(turn), process: id, name }
@@ -521,6 +521,7 @@ fn work(context: Context, view: Arc<SharedView>, role: Role, number: usize, inbo
 
 fn detect_rules() -> DetectRules {
     DetectRules {
+        hashed: None,
         lexicon: LEXICON.clone(),
         lexicons: BTreeMap::new(),
         businesses: Arc::new(Businesses::default()),

@@ -222,7 +222,7 @@ type KeyValue = (Vec<u8>, Vec<u8>);
 
 /// Reads all of the opt-outs topic. What must be healed, and every record with the value under which it counts again.
 fn read_all(world: &World) -> (Healing, BTreeMap<Position, KeyValue>) {
-    let mut healing = Healing::new(PrintKey(1, 2), world.log.partitions(OPT_OUTS));
+    let mut healing = Healing::new(PrintKey::new(1, 2), world.log.partitions(OPT_OUTS));
     let mut all = BTreeMap::new();
     for partition in 0..world.log.partitions(OPT_OUTS) {
         for (offset, record) in world.log.read(OPT_OUTS, partition, 0, usize::MAX).0 {
