@@ -58,6 +58,11 @@ enum Command {
     /// Everything is read back from the topics, with positions. The inbound topic is not needed: the evidence is in the
     /// record. Exit code 1 where nothing is known of the one asked for.
     Explain(cli::explain::ExplainArgs),
+    /// A period in figures: opt-outs by cause, language and campaign, time to effective, and that nothing leaked
+    ///
+    /// Read back from the topics, as text, CSV, JSON or one printable page. Every send of the period is decided again, as replay
+    /// does: it takes as long.
+    Report(cli::report::ReportArgs),
     /// The unsubscribe list: enter, show, list, export, import, heal
     OptOut(cli::opt_out::OptOutArgs),
     /// Messages that a person must judge: list them, lift, or opt out
@@ -77,6 +82,7 @@ fn main() -> ExitCode {
         Command::Check(args) => cli::check::run(&args),
         Command::Replay(args) => cli::replay::run(&args),
         Command::Explain(args) => cli::explain::run(&args),
+        Command::Report(args) => cli::report::run(&args),
         Command::OptOut(args) => cli::opt_out::run(&args),
         Command::Review(args) => cli::review::run(&args),
         Command::Bench(args) => cli::bench::run(&args),

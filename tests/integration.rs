@@ -34,6 +34,8 @@ mod integration {
     mod kafka_range;
     /// What was decided, decided again.
     mod kafka_replay;
+    /// A period in figures.
+    mod kafka_report;
     /// Compaction, positions out of range, broker restarts.
     mod kafka_restore;
     /// Missing and wrong topics; refusals.

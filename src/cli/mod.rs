@@ -7,6 +7,7 @@ pub(crate) mod classify;
 pub(crate) mod explain;
 pub(crate) mod opt_out;
 pub(crate) mod replay;
+pub(crate) mod report;
 pub(crate) mod review;
 pub(crate) mod service;
 pub(crate) mod topics;

@@ -90,7 +90,7 @@ pub fn html(story: &Story, out: &mut impl Write) -> io::Result<()> {
     out.flush()
 }
 
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

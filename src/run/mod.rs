@@ -20,6 +20,7 @@ mod outcome;
 pub mod progress;
 pub mod readers;
 pub mod replay;
+pub mod report;
 pub mod service;
 pub mod status;
 pub mod stop;
