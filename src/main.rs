@@ -50,7 +50,8 @@ enum Command {
     ///
     /// Every send is decided again at the position of opt-outs that its decision block names, and held against its outcome
     /// on sends.allowed, sends.suppressed or dead-letters, by hashes of key, value and headers. Missing, doubled, changed and misplaced outcomes are
-    /// differences, and so are gaps between decision blocks. Nothing is written anywhere. Interrupted, it prints the
+    /// differences, and so are gaps between decision blocks. With --stage detect messages are understood again and held against
+    /// the records of opt-outs that name them. Nothing is written anywhere. Interrupted, it prints the
     /// --offsets with which to go on.
     Replay(cli::replay::ReplayArgs),
     /// Tell one person's story in order of time: what was asked for and on what evidence, what was answered, which sends went

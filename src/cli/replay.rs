@@ -5,7 +5,7 @@ use clap::{Args, ValueEnum};
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use stopgate::config::{LogFormat, Verb};
+use stopgate::config::{self, Config, LogFormat, Overrides, Verb};
 use stopgate::domain::time::Timestamp;
 use stopgate::run::replay::{self, OffsetRange, Options};
 use stopgate::run::service::Failure;
@@ -16,6 +16,8 @@ use stopgate::run::stop::Stop;
 enum Stage {
     /// Sends: decided again at the positions of their decision blocks
     Filter,
+    /// Messages: understood again, and held against the records of opt-outs that name them
+    Detect,
 }
 
 #[derive(Args)]
@@ -39,6 +41,13 @@ pub(crate) struct ReplayArgs {
     /// Only sends whose id stands in this file, one a line
     #[arg(long, value_name = "FILE")]
     ids: Option<PathBuf>,
+    /// What if: which decisions would differ under the rules of this directory, counted and sampled
+    ///
+    /// It holds a stopgate.toml with other businesses, templates, categories, policies or words, or language files, or both. With
+    /// --stage detect: which messages would ask for something else. With --stage filter: which sends would be decided otherwise
+    /// on the opt-outs that there are.
+    #[arg(long, value_name = "DIR")]
+    rules: Option<PathBuf>,
     /// JSON Lines also on a terminal: one object for each difference, then {"summary":…}
     #[arg(long)]
     json: bool,
@@ -47,6 +56,7 @@ pub(crate) struct ReplayArgs {
 pub(crate) fn run(args: &ReplayArgs) -> Result<(), Failure> {
     init_log(LogFormat::Text, "error");
     let config = args.cluster.configure(Verb::Run)?;
+    let what_if = args.rules.as_deref().map(|directory| rules(args, directory)).transpose()?;
     let options = Options {
         offsets: args.offsets.clone(),
         since: args.since,
@@ -58,7 +68,8 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<(), Failure> {
     stop_on_signals(&stop).map_err(failed)?;
     let mut out = std::io::BufWriter::new(std::io::stdout());
     let summary = match args.stage {
-        Stage::Filter => replay::filter(config, &options, &mut out, &stop),
+        Stage::Filter => replay::filter(config, what_if.as_ref(), &options, &mut out, &stop),
+        Stage::Detect => replay::detect(config, what_if.as_ref(), &options, &mut out, &stop),
     }
     .map_err(refused)?;
     if let Some(gone) = replay::gone(&options, &summary) {
@@ -71,6 +82,30 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<(), Failure> {
         0 => Ok(()),
         count => Err(failed(format!("{count} differences"))),
     }
+}
+
+/// The configuration of the command with the rules of a directory.
+fn rules(args: &ReplayArgs, directory: &Path) -> Result<Config, Failure> {
+    let told = |path: &Path, error: std::io::Error| refused(format!("{}: {error}", path.display()));
+    let mut raw = args.cluster.read()?;
+    let file = directory.join("stopgate.toml");
+    let mut found = false;
+    if file.exists() {
+        found = true;
+        let name = file.display().to_string();
+        let text = std::fs::read_to_string(&file).map_err(|error| told(&file, error))?;
+        raw = raw.with_rules_of(config::parse(&text, &name).map_err(refused)?);
+    }
+    let entries = std::fs::read_dir(directory).map_err(|error| told(directory, error))?;
+    let is_words = |path: PathBuf| path != file && path.extension().is_some_and(|extension| extension == "toml");
+    if entries.flatten().any(|entry| is_words(entry.path())) {
+        found = true;
+        raw.lexicon_dir = Some(directory.to_owned());
+    }
+    if !found {
+        return Err(refused(format!("{}: neither a stopgate.toml nor language files (*.toml)", directory.display())));
+    }
+    super::configure(raw, Overrides { bootstrap: args.cluster.bootstrap.clone(), ..Overrides::default() }, Verb::Run)
 }
 
 fn ids(path: &Path) -> Result<BTreeSet<String>, Failure> {

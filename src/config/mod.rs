@@ -252,6 +252,18 @@ impl RawConfig {
         self
     }
 
+    /// This configuration with what decides taken from another: topics, groups and brokers stay.
+    pub fn with_rules_of(mut self, other: Self) -> Self {
+        self.unknown.extend(other.unknown);
+        self.default_channel = other.default_channel;
+        self.exempt_categories = other.exempt_categories;
+        self.lexicon_dir = other.lexicon_dir;
+        self.policy = other.policy;
+        self.business = other.business;
+        self.templates = other.templates;
+        self
+    }
+
     /// What is meant, or everything that is wrong. `host` is this machine's name.
     pub fn check(self, verb: Verb, host: &str) -> Result<Config, Problems> {
         let mut raw = self.with_defaults(verb);

@@ -132,6 +132,11 @@ impl History {
         self.of(person).iter().filter(|entry| entry.slot == slot.bits()).any(|entry| entry.act.is_none_or(|other| other.rank() >= act.rank()))
     }
 
+    /// Whether a record is missing anywhere: by compaction, or because a transaction's marker stands there.
+    pub fn has_hole(&self) -> bool {
+        self.holes.iter().any(Option::is_some)
+    }
+
     /// How many records it holds.
     pub fn len(&self) -> usize {
         self.entries.len()

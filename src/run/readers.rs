@@ -120,6 +120,13 @@ impl Readers {
         self.offsets.committed(&extent.topic, extent.partitions(), QUERY_TIMEOUT).unwrap_or_else(nothing)
     }
 
+    /// The same of another group.
+    pub fn committed_of(&self, group: &str, extent: &Extent) -> Result<Vec<Option<u64>>, EdgeError> {
+        let offsets = OffsetsClient::new(&self.connection, group)?;
+        let nothing = |_| vec![None; extent.partitions() as usize];
+        Ok(offsets.committed(&extent.topic, extent.partitions(), QUERY_TIMEOUT).unwrap_or_else(nothing))
+    }
+
     /// A reader of stretches of one topic.
     pub fn read(&self, topic: &TopicName, spans: &[Span]) -> Result<RangeReader, EdgeError> {
         RangeReader::new(&self.connection, &self.group, topic, spans)

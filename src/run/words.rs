@@ -28,7 +28,10 @@ pub fn load(directory: Option<&Path>) -> Result<Lexicon, WordsError> {
     };
     let entries = std::fs::read_dir(directory).map_err(unread(directory))?;
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>().map_err(unread(directory))?;
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    // A directory of rules may hold a configuration beside the words.
+    paths.retain(|path| {
+        path.extension().is_some_and(|extension| extension == "toml") && path.file_name().is_some_and(|name| name != "stopgate.toml")
+    });
     paths.sort();
     if paths.is_empty() {
         return Err(WordsError::Empty(directory.to_owned()));

@@ -556,24 +556,7 @@ impl Ledger<'_> {
         let place = self.place(&key);
         let opted_in_by = (act.state == ConsentState::OptedIn).then(|| finding.evidence.provider_message_id.clone());
         self.overlay.written.insert(place, Written { act, number, position: None, opted_in_by });
-        let mut evidence = proto::Evidence { provider_message_id: finding.written_message_id().into_owned(), ..finding.evidence.clone() };
-        if let Identity::Phone(phone) = &key.identity
-            && phone.as_spelt() != phone.as_str()
-        {
-            evidence.raw_identity = phone.as_spelt().to_owned();
-        }
-        let state = match act.state {
-            ConsentState::OptedOut => proto::ConsentState::OptedOut,
-            ConsentState::OptedIn => proto::ConsentState::OptedIn,
-        };
-        let record = proto::ConsentRecord {
-            state: state.into(),
-            occurred_at_ms: act.occurred_at.millis(),
-            cause: finding.cause.into(),
-            evidence: Some(evidence),
-            changed_state: act.changed_state,
-            feedback_reason: String::new(),
-        };
+        let record = finding.record(&key, &act);
         Consent { number, key, act, record }
     }
 }
@@ -599,6 +582,53 @@ impl Finding {
     fn key(&self, identity: &Identity, channel: &Channel, subject: &Subject) -> ConsentKey {
         let identity = self.hashed.map_or_else(|| identity.clone(), |key| key.hash(identity));
         ConsentKey { business: self.business.clone(), channel: channel.clone(), identity, subject: subject.clone() }
+    }
+
+    /// The record of an act on a key.
+    fn record(&self, key: &ConsentKey, act: &Act) -> proto::ConsentRecord {
+        let mut evidence = proto::Evidence { provider_message_id: self.written_message_id().into_owned(), ..self.evidence.clone() };
+        if let Identity::Phone(phone) = &key.identity
+            && phone.as_spelt() != phone.as_str()
+        {
+            evidence.raw_identity = phone.as_spelt().to_owned();
+        }
+        let state = match act.state {
+            ConsentState::OptedOut => proto::ConsentState::OptedOut,
+            ConsentState::OptedIn => proto::ConsentState::OptedIn,
+        };
+        proto::ConsentRecord {
+            state: state.into(),
+            occurred_at_ms: act.occurred_at.millis(),
+            cause: self.cause.into(),
+            evidence: Some(evidence),
+            changed_state: act.changed_state,
+            feedback_reason: String::new(),
+        }
+    }
+
+    /// Where in its body the message lies.
+    pub fn index(&self) -> u32 {
+        self.source.index
+    }
+
+    /// The records that are written unless something outranks them, by the message and the rules alone; all but their
+    /// `changed_state`. `None` where they depend on what stands: a change of identity.
+    pub fn expected(&self, rules: &DetectRules) -> Option<Vec<Consent>> {
+        let policy = rules.policies.get(&*self.business).unwrap_or(&rules.policy);
+        let (state, subject) = match &self.wish {
+            Wish::OptOut(subject) => (ConsentState::OptedOut, subject),
+            Wish::OptIn(subject) => (ConsentState::OptedIn, subject),
+            Wish::Review if policy.review_suppresses => (ConsentState::OptedOut, &Subject::Review),
+            Wish::Review | Wish::Help => return Some(Vec::new()),
+            Wish::Moved(_) => return None,
+        };
+        let consent = |identity| {
+            let key = self.key(identity, &self.channel, subject);
+            let cause = Position { partition: 0, offset: 0 };
+            let act = Act { state, occurred_at: self.occurred_at, source: self.source, cause, changed_state: false };
+            Consent { number: 0, record: self.record(&key, &act), key, act }
+        };
+        Some(self.sender.iter().map(consent).collect())
     }
 
     /// The message's id as the evidence holds it: providers make ids of addresses.

@@ -6,11 +6,11 @@ use prost::Message as _;
 use serde_json::Value;
 
 use crate::support::broker::Broker;
-use crate::support::kafka::{CLEANED_AT_ONCE, Record};
-use crate::support::records::{DecisionBlock, OPTED_OUT, ReasonCount};
+use crate::support::kafka::{CLEANED_AT_ONCE, Isolation, Record};
+use crate::support::records::{ConsentRecord, DecisionBlock, Evidence, OPTED_OUT, ReasonCount, SourceCoordinates};
 use crate::support::service::Finished;
 use crate::support::wait::{DEADLINE, wait_for};
-use crate::support::world::{Layout, World, phone, send};
+use crate::support::world::{Layout, World, consent_key, message, now_ms, phone, send};
 
 /// The summary, and how often each kind of difference was told.
 fn told(finished: &Finished) -> (Value, BTreeMap<String, usize>) {
@@ -190,4 +190,108 @@ fn what_compaction_took_is_not_held_against_the_filter() {
     service.terminate();
     let (summary, kinds) = told(&world.verb("replay").finish().expect_code(0));
     assert_eq!((summary["same"].as_u64(), summary["unprovable"].as_u64(), kinds.len()), (Some(1), Some(1), 0), "{summary}");
+}
+
+/// The summary of a replay of detection, and what it tells.
+fn told_of_detect(world: &World, code: i32) -> (Value, BTreeMap<String, usize>) {
+    told(&world.verb("replay").arg("--stage", "detect").word("--json").finish().expect_code(code))
+}
+
+#[test]
+fn messages_are_understood_again_and_held_against_what_was_written() {
+    let Some(broker) = Broker::shared() else { return };
+    let mut world = World::new(broker, "replay-detect");
+    let mut service = world.serving("run", "a").spawn();
+    service.ready();
+    let at = now_ms();
+    let said = [
+        (1, "STOP", at),
+        (1, "START", at + 10),
+        (1, "STOP", at + 20),
+        (1, "START", at + 10),
+        (1, "STOP", at + 5),
+        (2, "help", at),
+        (3, "too many messages", at),
+        (4, "no thank you acme", at),
+        (5, "please STOP", at),
+    ];
+    for (person, text, at) in said {
+        world.kafka.produce(&world.names.inbound, message(&phone(person), text, at));
+    }
+    world.kafka.produce(&world.names.inbound, Record::new("x", "no message"));
+    let opt_outs = world.kafka.reader(&world.names.opt_outs, Isolation::Committed);
+    let of_five = opt_outs.find("the last opt-out", |record| record.key_text().contains(&phone(5)));
+    wait_for("all read", DEADLINE, || {
+        let committed: i64 = world.kafka.committed(&world.names.detect_group, &world.names.inbound).iter().flatten().sum();
+        if committed == 10 { Ok(()) } else { Err(committed) }
+    });
+    service.terminate();
+    let (summary, kinds) = told_of_detect(&world, 0);
+    assert_eq!((summary["records"].as_u64(), summary["same"].as_u64(), kinds.len()), (Some(10), Some(10), 0), "{summary}");
+
+    // Other words, and what they would change.
+    let rules = tempfile::tempdir().expect("a directory");
+    let directory = rules.path().display().to_string();
+    world.verb("replay").arg("--rules", &directory).finish().expect_code(2);
+    let words = "change = \"add\"\nclass = \"opt_out\"\nlanguage = \"en\"\nwords = [\"no thank you acme\"]\n";
+    let text = format!("exempt_categories = []\n[[business]]\nname = \"acme\"\n[[business.words]]\n{words}");
+    std::fs::write(rules.path().join("stopgate.toml"), text).expect("written");
+    let what_if = world.verb("replay").arg("--stage", "detect").arg("--rules", &directory).word("--json").finish().expect_code(1);
+    let (summary, kinds) = told(&what_if);
+    assert_eq!(kinds, [("what-if".to_owned(), 1)].into(), "{summary}");
+    let changes = summary["changes"].as_object().expect("changes");
+    assert!(changes.keys().all(|change| change.starts_with("nothing → opted-out of marketing by ")) && changes.len() == 1, "{summary}");
+
+    // Records that follow from nothing, and one that does not follow as it stands.
+    let spoil = |source: (i32, i64)| {
+        let coordinates = SourceCoordinates {
+            topic: world.names.inbound.clone(),
+            partition: source.0.cast_unsigned(),
+            offset: source.1.cast_unsigned(),
+            index: 0,
+        };
+        let evidence = Evidence { source: Some(coordinates), rule: "made.up".into(), ..Evidence::default() };
+        let consent = ConsentRecord { state: OPTED_OUT, occurred_at_ms: at, cause: 1, evidence: Some(evidence), changed_state: true };
+        consent.encode_to_vec()
+    };
+    let inbound = world.kafka.read_committed(&world.names.inbound);
+    let place = |text: &str| {
+        let found = inbound.iter().find(|record| record.value_text().contains(text)).expect("said");
+        (found.partition, found.offset)
+    };
+    let of_help = Record::new(consent_key("acme", "whatsapp", &format!("phone:{}", phone(2)), "marketing"), spoil(place("help")));
+    world.kafka.produce(&world.names.opt_outs, of_help.to(0));
+    world.kafka.produce(&world.names.opt_outs, Record::new(of_five.key_text(), spoil(place("please STOP"))).to(of_five.partition));
+    let (_, kinds) = told_of_detect(&world, 1);
+    assert_eq!(kinds, [("changed".to_owned(), 1), ("unexpected".to_owned(), 1)].into());
+
+    // A log in which nothing was written.
+    let empty = World::new(broker, "replay-detect-empty");
+    world.names.opt_outs = empty.names.opt_outs;
+    let (summary, kinds) = told_of_detect(&world, 1);
+    assert_eq!(kinds, [("missing".to_owned(), 7)].into(), "{summary}");
+    world.verb("replay").arg("--stage", "detect").arg("--offsets", "9:0-1").finish().expect_code(2);
+}
+
+#[test]
+fn sends_are_decided_under_other_rules_too() {
+    let Some(broker) = Broker::shared() else { return };
+    let world = World::new(broker, "replay-what-if");
+    let mut service = world.serving("run", "a").spawn();
+    service.ready();
+    world.opts_out(&phone(1));
+    let outcomes = world.outcomes();
+    for (id, person) in [("u1", 1), ("u2", 2)] {
+        world.kafka.produce(&world.names.sends, send(id, &phone(person), "utility"));
+        outcomes.await_allowed(id);
+    }
+    service.terminate();
+    let rules = tempfile::tempdir().expect("a directory");
+    std::fs::write(rules.path().join("stopgate.toml"), "exempt_categories = []\n").expect("written");
+    let finished = world.verb("replay").arg("--rules", &rules.path().display().to_string()).word("--json").finish().expect_code(1);
+    let (summary, kinds) = told(&finished);
+    assert_eq!((summary["same"].as_u64(), kinds), (Some(2), [("what-if".to_owned(), 2)].into()), "{summary}");
+    assert_eq!(summary["changes"]["allowed (exempt-category) → suppressed (opted-out)"], 1, "{summary}");
+    assert_eq!(summary["changes"]["allowed (exempt-category) → allowed (no-opt-out)"], 1, "{summary}");
+    assert_eq!(assert_replays_the_same(&world), 2);
 }

@@ -13,9 +13,13 @@
 //! block among those that are read, and whatever has a block has its outcomes.
 
 mod align;
+mod detect;
+mod parts;
 mod tell;
 mod walk;
 
+pub use detect::detect;
+pub use parts::OffsetRange;
 pub use tell::{Difference, Kind, Summary};
 
 use super::progress;
@@ -33,42 +37,17 @@ use crate::wire::consent::{ConsentChange, decode_key, decode_value, encode_key};
 use align::{Digest, DigestKey};
 use indicatif::ProgressBar;
 use parking_lot::Mutex;
+use parts::Part;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
-use std::str::FromStr;
 use std::thread;
 use std::time::Instant;
 use tell::Teller;
-use walk::{Part, Walk};
+use walk::Walk;
 
-/// A stretch of one partition as it is given on the command line: `P:FROM-TO`, or `TOPIC:P:FROM-TO` where several topics
-/// are configured. TO is exclusive.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OffsetRange {
-    pub topic: Option<String>,
-    pub partition: u32,
-    pub from: u64,
-    pub to: u64,
-}
-
-impl FromStr for OffsetRange {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parsed = || {
-            let (place, range) = text.rsplit_once(':')?;
-            let (topic, partition) = place.rsplit_once(':').map_or((None, place), |(topic, partition)| (Some(topic.to_owned()), partition));
-            let (from, to) = range.split_once('-')?;
-            Some(Self { topic, partition: partition.parse().ok()?, from: from.parse().ok()?, to: to.parse().ok()? })
-        };
-        let range = parsed().ok_or_else(|| format!("{text:?} is not P:FROM-TO, such as 0:1000-2000"))?;
-        if range.from >= range.to {
-            return Err(format!("{text:?} is empty: TO is exclusive and must be greater than FROM"));
-        }
-        Ok(range)
-    }
-}
+/// Samples that are told of each change of a what-if, by part of the input.
+const SAMPLES: u64 = 20;
 
 /// What is to be replayed.
 #[derive(Clone, Debug, Default)]
@@ -125,9 +104,7 @@ impl Plan {
 
     /// A part as `--offsets` takes it.
     fn name_of(&self, part: Part) -> String {
-        let topic = &self.topics[part.sends].input.topic;
-        let prefix = if self.topics.len() > 1 { format!("{topic}:") } else { String::new() };
-        format!("{prefix}{}:{}-{}", part.partition, part.from, part.to)
+        part.name(&self.topics[part.topic].input.topic, self.topics.len())
     }
 }
 
@@ -150,7 +127,7 @@ struct Progress<'b> {
 impl Progress<'_> {
     fn at(&self, part: Part, offset: u64) {
         let mut at = self.at.lock();
-        let before = at.insert((part.sends, part.partition, part.from), offset).unwrap_or(part.from);
+        let before = at.insert((part.topic, part.partition, part.from), offset).unwrap_or(part.from);
         self.bar.inc(offset.saturating_sub(before));
     }
 }
@@ -161,14 +138,25 @@ pub(super) fn position(text: &str) -> Option<Position> {
     Some(Position { partition: partition.parse().ok()?, offset: offset.parse().ok()? })
 }
 
-/// Replays the filter. What differs is told to `out` as it is met, and a summary at the end.
-pub fn filter(config: Config, options: &Options, out: &mut (dyn Write + Send), stop: &Stop) -> Result<Summary, Trouble> {
+/// Replays the filter. What differs is told to `out` as it is met, and a summary at the end. `what_if`: every send is also
+/// decided under these businesses, categories, templates and channels, and what would change is counted and sampled.
+pub fn filter(
+    config: Config,
+    what_if: Option<&Config>,
+    options: &Options,
+    out: &mut (dyn Write + Send),
+    stop: &Stop,
+) -> Result<Summary, Trouble> {
     let began = Instant::now();
     let readers = Readers::new(&config)?;
     let plan = plan(config, options, &readers, stop)?;
-    let parts = parts(&plan, options, &readers)?;
+    let inputs: Vec<&Extent> = plan.topics.iter().map(|topics| &topics.input).collect();
+    let parts = parts::asked_for(&inputs, options, &readers)?;
     let threads = thread::available_parallelism().map_or(2, usize::from);
     let history = history(&plan.config, &plan.opt_outs, &readers, threads)?;
+    // Another list of businesses is another reading of the same records.
+    let what_if =
+        what_if.map(|other| Ok::<_, Trouble>((filter_rules(other), self::history(other, &plan.opt_outs, &readers, threads)?))).transpose()?;
     let mut dead = dead_letters(&plan, &readers)?;
     let teller = Teller::new(out, options.json);
     let bar = progress::bar("sends", Some(parts.iter().map(|part| part.to - part.from).sum()));
@@ -178,7 +166,7 @@ pub fn filter(config: Config, options: &Options, out: &mut (dyn Write + Send), s
         parts
             .iter()
             .map(|part| {
-                let key = (plan.topics[part.sends].input.topic.clone(), part.partition);
+                let key = (plan.topics[part.topic].input.topic.clone(), part.partition);
                 let dead = dead.get_mut(&key).map(|dead| take_range(dead, part.from, part.to)).unwrap_or_default();
                 (*part, dead)
             })
@@ -193,7 +181,7 @@ pub fn filter(config: Config, options: &Options, out: &mut (dyn Write + Send), s
                         let Some((part, dead)) = work.lock().pop_front() else { return Ok(()) };
                         let walked = match stop.is_asked() {
                             true => Summary { resume: vec![plan.name_of(part)], ..Summary::default() },
-                            false => Walk::new(&plan, part, &history, &teller, dead).run(&readers, &progress)?,
+                            false => Walk::new(&plan, part, &history, what_if.as_ref(), &teller, dead).run(&readers, &progress)?,
                         };
                         total.lock().add(walked);
                     }
@@ -231,14 +219,19 @@ fn take_range(dead: &mut BTreeMap<u64, Vec<Dead>>, from: u64, to: u64) -> BTreeM
     taken
 }
 
-fn plan(config: Config, options: &Options, readers: &Readers, stop: &Stop) -> Result<Plan, Trouble> {
-    let lexicon = words::load(config.lexicon_dir.as_deref()).map_err(|error| Trouble::Asked(error.to_string()))?;
-    let rules = FilterRules {
+/// The rules of the filter that a configuration means.
+fn filter_rules(config: &Config) -> FilterRules {
+    FilterRules {
         topics: config.sends.iter().map(|sends| sends.input.clone()).collect(),
         businesses: config.businesses.clone(),
         categories: config.categories.clone(),
         default_channel: config.default_channel.clone(),
-    };
+    }
+}
+
+fn plan(config: Config, options: &Options, readers: &Readers, stop: &Stop) -> Result<Plan, Trouble> {
+    let lexicon = words::load(config.lexicon_dir.as_deref()).map_err(|error| Trouble::Asked(error.to_string()))?;
+    let rules = filter_rules(&config);
     // First the outcomes' stable ends, then the blocks' end, then everything else (see the head of this file).
     let outcomes: Vec<(Extent, Extent)> = config
         .sends
@@ -278,62 +271,6 @@ fn plan(config: Config, options: &Options, readers: &Readers, stop: &Stop) -> Re
         stop: stop.clone(),
         config,
     })
-}
-
-/// The stretches that were asked for; all of every partition where none were.
-fn parts(plan: &Plan, options: &Options, readers: &Readers) -> Result<Vec<Part>, Trouble> {
-    let mut parts = Vec::new();
-    for (sends, topics) in plan.topics.iter().enumerate() {
-        let input = &topics.input;
-        let from = options.since.map(|since| readers.at_time(input, since.millis())).transpose()?;
-        let until = options.until.map(|until| readers.at_time(input, until.millis())).transpose()?;
-        for span in input.spans() {
-            let partition = span.partition;
-            let at =
-                |offsets: &Option<Vec<u64>>, other: u64| offsets.as_ref().and_then(|at| at.get(partition as usize).copied()).unwrap_or(other);
-            let whole = Part { sends, partition, from: at(&from, span.from), to: at(&until, span.to) };
-            if options.offsets.is_empty() {
-                parts.push(whole);
-                continue;
-            }
-            let named = |range: &&OffsetRange| range.partition == partition && range.topic.as_deref().is_none_or(|topic| topic == &*input.topic);
-            for range in options.offsets.iter().filter(named) {
-                if range.from < span.from {
-                    return Err(Trouble::Asked(format!(
-                        "{}-{partition}: offsets {} to {} are gone by retention: the log begins at {}",
-                        input.topic,
-                        range.from,
-                        span.from.min(range.to) - 1,
-                        span.from
-                    )));
-                }
-                parts.push(Part { from: range.from.max(whole.from), to: range.to.min(whole.to), ..whole });
-            }
-        }
-    }
-    let known = |range: &&OffsetRange| {
-        plan.topics.iter().any(|topics| {
-            range.topic.as_deref().is_none_or(|topic| topic == &*topics.input.topic) && range.partition < topics.input.partitions()
-        })
-    };
-    if let Some(unknown) = options.offsets.iter().find(|range| !known(range)) {
-        return Err(Trouble::Asked(format!("there is no partition {} of such a sends topic", unknown.partition)));
-    }
-    if plan.topics.len() > 1 && options.offsets.iter().any(|range| range.topic.is_none()) {
-        return Err(Trouble::Asked("several sends topics are configured: give --offsets TOPIC:P:FROM-TO".to_owned()));
-    }
-    let gone = plan.topics.iter().flat_map(|topics| topics.input.spans().into_iter().map(|span| (&topics.input.topic, span)));
-    let reaches_back = |partition: u32, from: u64| parts.iter().any(|part| part.partition == partition && part.from == from);
-    if options.since.is_some()
-        && let Some((topic, span)) = gone.into_iter().find(|(_, span)| span.from > 0 && reaches_back(span.partition, span.from))
-    {
-        return Err(Trouble::Asked(format!(
-            "{topic}-{}: everything before offset {} is gone by retention, and it may have been of the time asked for; give --offsets for what is left",
-            span.partition, span.from
-        )));
-    }
-    parts.retain(|part| part.from < part.to);
-    Ok(parts)
 }
 
 /// Every act of the opt-outs topic.
@@ -402,23 +339,19 @@ pub fn gone(options: &Options, summary: &Summary) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_are_read_as_they_are_printed() {
-        let range = |topic: Option<&str>, partition, from, to| Ok(OffsetRange { topic: topic.map(str::to_owned), partition, from, to });
-        assert_eq!("3:10-20".parse(), range(None, 3, 10, 20));
-        assert_eq!("sends.eu:0:0-1".parse(), range(Some("sends.eu"), 0, 0, 1));
-        for wrong in ["", "3", "3:10", "3:10-10", "3:20-10", "x:1-2", "0:-1-5"] {
-            assert!(wrong.parse::<OffsetRange>().is_err(), "{wrong}");
-        }
-    }
-
     /// It cannot write: nothing under this directory knows how.
     #[test]
     fn no_part_of_replay_knows_a_producer() {
         let own = include_str!("mod.rs").split("#[cfg(test)]").next().unwrap_or_default();
-        for source in [own, include_str!("walk.rs"), include_str!("align.rs"), include_str!("tell.rs"), include_str!("../readers.rs")] {
+        for source in [
+            own,
+            include_str!("walk.rs"),
+            include_str!("detect.rs"),
+            include_str!("parts.rs"),
+            include_str!("align.rs"),
+            include_str!("tell.rs"),
+            include_str!("../readers.rs"),
+        ] {
             assert!(!source.contains("::producer") && !source.contains("Producer"), "a producer is named");
         }
     }

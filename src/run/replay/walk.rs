@@ -1,6 +1,8 @@
 //! One partition of sends, walked in lockstep with its decision blocks and its outcomes.
 
+use super::SAMPLES;
 use super::align::{Aligned, Aligner, Digest, DigestKey, HasDigest};
+use super::parts::Part;
 use super::tell::{Difference, Kind, Summary, Teller};
 use super::{Dead, Plan, Progress, position};
 use crate::config::SendsOutput;
@@ -12,7 +14,7 @@ use crate::kafka::group::Received;
 use crate::kafka::range::{Cursor, RangeReader, Span};
 use crate::record::{Coordinates, Header, Record, TopicPartition};
 use crate::run::readers::{Extent, Readers, Trouble};
-use crate::stage::filter::{Filter, Outcome, Prepared, Tally, allowed_header, as_of_text, suppressed_headers};
+use crate::stage::filter::{Filter, FilterRules, Outcome, Prepared, Tally, allowed_header, as_of_text, suppressed_headers};
 use crate::wire::partition::partition_for;
 use crate::wire::{DecodeError, proto};
 use prost::Message;
@@ -144,16 +146,6 @@ struct FoundSuppressed {
     cause: Option<Position>,
 }
 
-/// The part of a partition that is walked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Part {
-    /// Which sends topic of the configuration.
-    pub(super) sends: usize,
-    pub(super) partition: u32,
-    pub(super) from: u64,
-    pub(super) to: u64,
-}
-
 /// Walks one part. What is found is told as it is met.
 pub(super) struct Walk<'a> {
     plan: &'a Plan,
@@ -165,6 +157,8 @@ pub(super) struct Walk<'a> {
     teller: &'a Teller<'a>,
     filter: Filter,
     history: &'a History,
+    /// The same under other rules.
+    what_if: Option<(Filter, &'a History)>,
     summary: Summary,
     dead: BTreeMap<u64, Vec<Dead>>,
     /// Digests of the last sends as they came in.
@@ -175,6 +169,15 @@ pub(super) struct Walk<'a> {
     unclean: bool,
 }
 
+/// An outcome without what it rests on.
+fn word(outcome: Outcome) -> String {
+    match outcome {
+        Outcome::Decided(Decision::Allowed(reason)) => format!("allowed ({})", reason.as_str()),
+        Outcome::Decided(Decision::Suppressed { reason, .. }) => format!("suppressed ({})", reason.as_str()),
+        Outcome::DeadLetter(error) => format!("dead letter ({})", error.as_str()),
+    }
+}
+
 /// The readers of one walk.
 struct Streams {
     input: RangeReader,
@@ -182,18 +185,26 @@ struct Streams {
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn new(plan: &'a Plan, part: Part, history: &'a History, teller: &'a Teller<'a>, dead: BTreeMap<u64, Vec<Dead>>) -> Self {
-        let topics = &plan.topics[part.sends];
+    pub(super) fn new(
+        plan: &'a Plan,
+        part: Part,
+        history: &'a History,
+        what_if: Option<&'a (FilterRules, History)>,
+        teller: &'a Teller<'a>,
+        dead: BTreeMap<u64, Vec<Dead>>,
+    ) -> Self {
+        let topics = &plan.topics[part.topic];
         Self {
             plan,
             part,
-            sends: &plan.config.sends[part.sends],
+            sends: &plan.config.sends[part.topic],
             input: &topics.input,
             allowed: &topics.allowed,
             suppressed: &topics.suppressed,
             teller,
             filter: Filter::new(plan.rules.clone(), history.print_key()),
             history,
+            what_if: what_if.map(|(rules, history)| (Filter::new(rules.clone(), history.print_key()), history)),
             summary: Summary::default(),
             dead,
             recent: VecDeque::new(),
@@ -261,7 +272,7 @@ impl<'a> Walk<'a> {
                 ahead = true;
             }
             if current.is_none() {
-                let committed = self.plan.topics[self.part.sends].committed.get(partition as usize).copied().flatten();
+                let committed = self.plan.topics[self.part.topic].committed.get(partition as usize).copied().flatten();
                 if committed.is_none_or(|committed| offset >= committed) {
                     self.summary.undecided += to - offset;
                     break;
@@ -299,6 +310,9 @@ impl<'a> Walk<'a> {
                     let outcome = prepared.decide(&self.history.at(&block.as_of), block.held_until);
                     if block.rules_version != self.plan.rules_version {
                         *self.summary.other_rules.entry(block.rules_version.clone()).or_default() += 1;
+                    }
+                    if selected {
+                        self.compare_what_if(&record, &block, outcome)?;
                     }
                     let seen = Seen { record: &record, digest, prepared: &prepared, outcome, selected };
                     let ended = match (found, dead) {
@@ -364,6 +378,24 @@ impl<'a> Walk<'a> {
         }
         progress.at(self.part, to);
         Ok(self.summary)
+    }
+
+    /// What the other rules would have decided at the same position.
+    fn compare_what_if(&mut self, record: &Record<'_>, block: &Block, outcome: Outcome) -> Result<(), Trouble> {
+        let Some((filter, history)) = &mut self.what_if else { return Ok(()) };
+        let then = filter.prepare(record).decide(&history.at(&block.as_of), block.held_until);
+        let (now, then) = (word(outcome), word(then));
+        if now == then {
+            return Ok(());
+        }
+        let change = format!("{now} → {then}");
+        let count = self.summary.changes.entry(change.clone()).or_default();
+        *count += 1;
+        if *count <= SAMPLES {
+            let sample = Difference::of(Kind::WhatIf).source(self.source(record.offset)).detail(change);
+            self.teller.tell(&mut self.summary, &sample)?;
+        }
+        Ok(())
     }
 
     /// Everything that is left once the last send was seen.

@@ -299,7 +299,7 @@ impl Spread {
 fn decided_again(config: &Config, period: Period, stop: &Stop) -> Result<AllowedAfter, Trouble> {
     let options = replay::Options { since: Some(period.since), until: Some(period.until), json: true, ..replay::Options::default() };
     let mut told = Vec::new();
-    let summary = replay::filter(config.clone(), &options, &mut told, stop)?;
+    let summary = replay::filter(config.clone(), None, &options, &mut told, stop)?;
     let allowed = told.split(|byte| *byte == b'\n').filter(|line| {
         let difference: Option<serde_json::Value> = serde_json::from_slice(line).ok();
         difference.is_some_and(|difference| {
