@@ -46,6 +46,9 @@ use std::time::Instant;
 use tell::Teller;
 use walk::Walk;
 
+/// A walk reads four logs in turn and mostly waits for one of them: more of them than cores keep the cores at work.
+const WALKERS_A_CORE: usize = 4;
+
 /// Samples that are told of each change of a what-if, by part of the input.
 const SAMPLES: u64 = 20;
 
@@ -174,7 +177,7 @@ pub fn filter(
     );
     let total = Mutex::new(Summary::default());
     thread::scope(|scope| {
-        let walkers: Vec<_> = (0..threads.min(parts.len()))
+        let walkers: Vec<_> = (0..(threads * WALKERS_A_CORE).min(parts.len()))
             .map(|_| {
                 scope.spawn(|| {
                     loop {
