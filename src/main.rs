@@ -8,7 +8,6 @@ use clap::{Parser, Subcommand};
 use std::io::Write;
 use std::process::ExitCode;
 use stopgate::config::Verb;
-use stopgate::run::demo;
 use stopgate::run::service::Failure;
 
 /// For the C client too: records are allocated by one thread and freed by another, which glibc's allocator does slowly
@@ -30,7 +29,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Show both stages at work on an embedded broker, with messages in six languages
-    Demo,
+    Demo(cli::demo::DemoArgs),
     /// Run both stages in one process
     Run(cli::service::ServiceArgs),
     /// Run stage 1: inbound messages → opt-outs
@@ -74,7 +73,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().verb {
-        Command::Demo => demo::run(&mut std::io::stdout().lock()).map_err(cli::failed),
+        Command::Demo(args) => cli::demo::run(&args),
         Command::Run(args) => cli::service::run(&args, Verb::Run),
         Command::Detect(args) => cli::service::run(&args, Verb::Detect),
         Command::Filter(args) => cli::service::run(&args, Verb::Filter),

@@ -6,6 +6,8 @@
 mod support;
 
 mod integration {
+    /// The console in a real browser.
+    mod console;
     /// The embedded broker's account of itself.
     mod demo;
     /// Precision and recall of detection on the labelled set.

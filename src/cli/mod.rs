@@ -4,6 +4,7 @@
 pub(crate) mod bench;
 pub(crate) mod check;
 pub(crate) mod classify;
+pub(crate) mod demo;
 pub(crate) mod explain;
 pub(crate) mod opt_out;
 pub(crate) mod replay;

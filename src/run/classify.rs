@@ -122,7 +122,11 @@ fn write_answer(
     found: &Classification,
     output: &mut impl Write,
 ) -> io::Result<()> {
-    let answer = Answer {
+    serde_json::to_writer(output, &shown(lexicon, explain, id, text, found)).map_err(io::Error::from)
+}
+
+fn shown<'f>(lexicon: &Lexicon, explain: bool, id: serde_json::Value, text: &str, found: &'f Classification) -> Answer<'f> {
+    Answer {
         id,
         decision: decision(found.class),
         rule: found.rule.as_str(),
@@ -130,8 +134,14 @@ fn write_answer(
         lang: found.language.as_ref().map(|language| language.as_str()),
         scope: found.scope.as_ref().map(ToString::to_string),
         explanation: explain.then(|| explanation(lexicon, text, found)),
-    };
-    serde_json::to_writer(output, &answer).map_err(io::Error::from)
+    }
+}
+
+/// The answer to one text, explained, as JSON.
+pub fn answer_to(lexicon: &Lexicon, text: &str, language: Option<&str>) -> serde_json::Value {
+    let found = classify(lexicon, &Message { text: Some(text), button: None, language });
+    // Plain data: nothing in it can fail.
+    serde_json::to_value(shown(lexicon, true, serde_json::Value::Null, text, &found)).unwrap_or_default()
 }
 
 fn decision(class: Class) -> &'static str {

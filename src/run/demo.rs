@@ -82,23 +82,26 @@ pub enum DemoError {
     Late,
 }
 
-/// Shows it.
-pub fn run(out: &mut impl Write) -> Result<(), DemoError> {
+/// Shows it. With an address it then goes on until `stop` is asked, serves the API and the console there, and lets people
+/// write and campaigns go out every now and then.
+pub fn run(out: &mut impl Write, http: Option<&str>, stop: &Stop) -> Result<(), DemoError> {
     let deadline = Instant::now() + PATIENCE;
     let broker = EmbeddedBroker::start()?;
     let raw: RawConfig = parse(CONFIG, "demo.toml")?;
-    let overrides = Overrides { bootstrap: Some(broker.bootstrap()), ..Overrides::default() };
+    let overrides = Overrides { bootstrap: Some(broker.bootstrap()), http: http.map(str::to_owned), ..Overrides::default() };
     let config = raw.overridden(overrides).check(Verb::Run, "demo")?;
     for topic in config.all_topics() {
         broker.create_topic(topic, PARTITIONS)?;
     }
     let connection = config.connection.clone();
-    let stop = Stop::default();
     let service = {
         let stop = stop.clone();
         thread::spawn(move || service::run(config, Verb::Run, Brokers::Embedded, Arc::new(Metrics::new()), &stop))
     };
-    let shown = show(&connection, deadline, out);
+    let shown = show(&connection, deadline, out).and_then(|()| match http {
+        Some(address) => go_on(&connection, address, out, stop),
+        None => Ok(()),
+    });
     stop.ask();
     let ended = service.join().unwrap_or_else(|_| Err(service::Failure::Failed("a thread panicked".to_owned())));
     shown?;
@@ -179,6 +182,50 @@ fn show(connection: &Connection, deadline: Instant, out: &mut impl Write) -> Res
     )?;
     writeln!(out, "João wrote from 551191234567 and the campaign names +5511991234567: one person, one state.")?;
     writeln!(out, "Next: `stopgate topics --bootstrap HOST:PORT`, then `stopgate run --bootstrap HOST:PORT`.")?;
+    out.flush()?;
+    Ok(())
+}
+
+/// What people write while the demo goes on, in turn.
+const SAID: &[&str] = &[
+    "please stop sending me these",
+    "thanks, the parcel has come",
+    "no me envíen más publicidad",
+    "too many messages",
+    "where is my order?",
+    "pare de me mandar mensagens",
+    "START",
+    "bitte keine Werbung mehr",
+    "can you stop by tomorrow?",
+    "STOP",
+];
+/// How often somebody writes and a send goes out.
+const PAUSE: Duration = Duration::from_millis(900);
+
+/// Messages and sends of people who do not exist, until the process is asked to stop.
+fn go_on(connection: &Connection, address: &str, out: &mut impl Write, stop: &Stop) -> Result<(), DemoError> {
+    writeln!(out, "\nThe console is at http://{address}/ and the API beside it; end it with Ctrl-C.")?;
+    out.flush()?;
+    let producer = IdempotentProducer::new(connection, Limits::DEFAULT)?;
+    for number in 0_usize.. {
+        stop.sleep(PAUSE);
+        if stop.is_asked() {
+            return Ok(());
+        }
+        // 555-01xx: numbers that belong to nobody.
+        let phone = format!("1202555{:04}", 100 + number * 7 % 100);
+        let mut body = webhook(&Person { name: "Somebody", phone: "", writes: SAID[number % SAID.len()] }, PEOPLE.len() + number);
+        let value = &mut body["entry"][0]["changes"][0]["value"];
+        value["contacts"][0]["wa_id"] = phone.as_str().into();
+        value["messages"][0]["from"] = phone.as_str().into();
+        produce(&producer, "inbound-messages", &phone, body.to_string(), number)?;
+        for recipient in 0..4 {
+            let to = format!("+1202555{:04}", 100 + (number * 13 + recipient * 29) % 100);
+            let id = format!("live{number}-{recipient}");
+            let send = json!({"id": id, "business": "acme", "channel": "whatsapp", "to": to, "category": "marketing", "campaign": "november"});
+            produce(&producer, "sends", &to, send.to_string(), number)?;
+        }
+    }
     Ok(())
 }
 

@@ -132,6 +132,13 @@ pub fn consents(config: &Config, identity: &Identity, scope: &Scope, record: &Re
     consent_events(config, &Sought { persons: config.identities_of(identity), scope: scope.clone() }, record)
 }
 
+/// What one record of opt-outs tells that a person asked for.
+pub fn asked(config: &Config, record: &Record<'_>) -> Option<Event> {
+    let identity = decode_key(record.key.unwrap_or_default(), &config.businesses).ok()?.identity;
+    let events = consent_events(config, &Sought { persons: vec![identity], scope: Scope::default() }, record);
+    events.into_iter().find(|event| event.event == Happened::Asked)
+}
+
 /// In order of time.
 pub fn sort(events: &mut [Event]) {
     events.sort_by(|one, other| (one.at_ms, one.event, &one.position).cmp(&(other.at_ms, other.event, &other.position)));

@@ -32,7 +32,7 @@ pub enum Trouble {
 #[derive(Clone, Debug)]
 pub struct Extent {
     pub topic: TopicName,
-    /// The brokers' id of the topic; absent where they do not tell.
+    /// The brokers' id of the topic; absent where they were not asked, or do not tell.
     pub id: Option<String>,
     pub beginnings: Vec<u64>,
     /// Ends below which everything is committed or aborted.
@@ -91,11 +91,16 @@ impl Readers {
         let ends = self.offsets.ends(topic, partitions, QUERY_TIMEOUT).map_err(known)?;
         Ok(Extent {
             topic: topic.clone(),
-            id: self.offsets.describe(topic, QUERY_TIMEOUT).map(|described| described.id),
+            id: None,
             beginnings: beginnings.as_slice().to_vec(),
             stable: stable.as_slice().to_vec(),
             ends: ends.as_slice().to_vec(),
         })
+    }
+
+    /// Asks which topic it is.
+    pub fn identify(&self, extent: &mut Extent) {
+        extent.id = self.offsets.describe(&extent.topic, QUERY_TIMEOUT).map(|described| described.id);
     }
 
     /// Asks for the ends again.

@@ -1,6 +1,6 @@
 //! `run`, `detect`, `filter`: builds a verb's parts, starts them, watches them, drains them.
 
-use super::api::Api;
+use super::api::{Api, Words};
 use super::detect::DetectStage;
 use super::fence::{Fence, FenceAside};
 use super::filter::FilterStage;
@@ -133,7 +133,8 @@ pub fn run(config: Config, verb: Verb, brokers: Brokers, metrics: Arc<Metrics>, 
     let mut threads = Threads { ended, running: 0 };
     if let Some(listener) = listener {
         let (status, metrics, stop) = (parts.status.clone(), parts.metrics.clone(), parts.stop.clone());
-        let api = Api::start(parts.config.clone(), parts.view.clone(), parts.metrics.clone(), &stop)?;
+        let words = Words { common: parts.lexicon.clone(), of_business: parts.lexicons.clone() };
+        let api = Api::start(parts.config.clone(), words, parts.view.clone(), parts.metrics.clone(), &stop)?;
         thread::Builder::new()
             .name("http".into())
             .spawn(move || {

@@ -263,10 +263,15 @@ pub fn request(address: &str, method: &str, path: &str, headers: &[(&str, &str)]
     // A server that has heard enough closes before the end: what it said before counts.
     let unheard = stream.write_all(body.as_bytes()).err();
     let mut bytes = Vec::new();
-    if let Err(error) = stream.read_to_end(&mut bytes)
-        && bytes.is_empty()
-    {
-        return Err(unheard.unwrap_or(error));
+    let mut chunk = [0; 16384];
+    // To the end that the answer announces, since some servers keep the connection; else to the end of the connection.
+    while !is_whole(&bytes) {
+        match stream.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(count) => bytes.extend_from_slice(&chunk[..count]),
+            Err(error) if bytes.is_empty() => return Err(unheard.unwrap_or(error)),
+            Err(_) => break,
+        }
     }
     let text = String::from_utf8_lossy(&bytes);
     let bad = || io::Error::new(io::ErrorKind::InvalidData, format!("not an HTTP response: {text:?}"));
@@ -276,6 +281,14 @@ pub fn request(address: &str, method: &str, path: &str, headers: &[(&str, &str)]
         return Ok((status, unchunk(body).ok_or_else(bad)?));
     }
     Ok((status, body.to_owned()))
+}
+
+/// Whether a response has all the bytes that its head announces.
+fn is_whole(bytes: &[u8]) -> bool {
+    let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return false };
+    let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:")).and_then(|length| length.trim().parse::<usize>().ok());
+    length.is_some_and(|length| bytes.len() >= end + 4 + length)
 }
 
 fn unchunk(mut body: &str) -> Option<String> {

@@ -8,6 +8,7 @@ use crate::domain::consent::{ConsentState, Position};
 use crate::domain::decide::Decision;
 use crate::domain::identity::Identity;
 use crate::domain::key::{Channel, ConsentKey, Subject};
+use crate::run::history::{self, Scope, Whose};
 use crate::run::list::{self, Entered, Filter, Outcome, Standing};
 use crate::stage::entry::{Defaults, Entry, Grounds, standing, state_word};
 use crate::wire::consent::encode_key;
@@ -110,9 +111,35 @@ pub(super) async fn show(State(api): State<Api>, headers: HeaderMap, Path(parts)
     #[derive(Serialize)]
     struct Answer<'a> {
         standing: Vec<Shown<'a>>,
-        history: &'a [crate::run::history::Event],
+        history: &'a [history::Event],
     }
     answer(StatusCode::OK, &Answer { standing: known.standing.iter().map(shown).collect(), history: &known.history })
+}
+
+/// Acts of a page of recent ones, unless `limit` says otherwise, and at most.
+const RECENT: usize = 20;
+const MAX_RECENT: usize = 200;
+
+pub(super) async fn recent(State(api): State<Api>, headers: HeaderMap, RawQuery(text): RawQuery) -> Result<Response, Problem> {
+    let Actor(_) = api.access.check(&headers, TokenRole::Read)?;
+    let parameters = query(text, &["limit"])?;
+    let limit = parameters.get("limit").map_or(Some(RECENT), |limit| limit.parse().ok().filter(|limit| (1..=MAX_RECENT).contains(limit)));
+    let limit = limit.ok_or_else(|| wrong("/limit", &format!("limit is 1 to {MAX_RECENT}")))?;
+    let events = api.aside(move |config| Ok(list::recent(config, limit)?)).await?;
+    answer(StatusCode::OK, &serde_json::json!({ "events": events }))
+}
+
+pub(super) async fn story(State(api): State<Api>, headers: HeaderMap, RawQuery(text): RawQuery) -> Result<Response, Problem> {
+    let Actor(_) = api.access.check(&headers, TokenRole::Read)?;
+    let parameters = query(text, &["business", "channel", "to"])?;
+    let get = |name: &str| parameters.get(name).cloned();
+    let to = get("to").ok_or_else(|| wrong("/to", "to is missing: whose story?"))?;
+    let identity = Identity::recognise(&to)
+        .map_err(|_| wrong("/to", "no identity: expected a number with + (%2B) and country code, or bsuid:, email: or ext: and a value"))?;
+    let channel = get("channel").map(|name| Channel::parse(&name).ok_or_else(|| wrong("/channel", "the channel is empty"))).transpose()?;
+    let scope = Scope { business: get("business"), channel };
+    let story = api.aside(move |config| Ok(history::read(config, &Whose::Person(identity), &scope, 1)?)).await?;
+    answer(StatusCode::OK, &story.ok_or_else(|| Problem::of(StatusCode::NOT_FOUND, "nothing is known of this person"))?)
 }
 
 /// The partitions that hold what stands for a person.

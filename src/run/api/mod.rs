@@ -8,6 +8,7 @@
 mod access;
 mod check;
 mod consent;
+mod console;
 mod enter;
 mod problem;
 mod reviews;
@@ -15,6 +16,7 @@ mod reviews;
 use super::stop::Stop;
 use super::view::SharedView;
 use crate::config::Config;
+use crate::domain::classify::Lexicon;
 use crate::kafka::EdgeError;
 use crate::metrics::Metrics;
 use access::Access;
@@ -29,6 +31,7 @@ use axum::routing::{get, post};
 use problem::Problem;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
@@ -50,25 +53,37 @@ pub struct Api {
     checks: check::Checks,
     entries: enter::Entries,
     readers: Arc<Semaphore>,
+    words: Arc<Words>,
+}
+
+/// The words that messages are tried with.
+pub struct Words {
+    pub common: Arc<Lexicon>,
+    pub of_business: BTreeMap<String, Arc<Lexicon>>,
 }
 
 impl Api {
     /// Starts the threads behind the API. They end when it is dropped.
-    pub fn start(config: Arc<Config>, view: Arc<SharedView>, metrics: Arc<Metrics>, stop: &Stop) -> Result<Self, EdgeError> {
+    pub fn start(config: Arc<Config>, words: Words, view: Arc<SharedView>, metrics: Arc<Metrics>, stop: &Stop) -> Result<Self, EdgeError> {
         Ok(Self {
             access: Arc::new(Access::new(&config)),
             checks: check::Checks::start(config.clone(), view.clone(), metrics.clone(), stop.clone())?,
             entries: enter::Entries::start(config.clone(), view.clone(), metrics.clone(), stop.clone())?,
             readers: Arc::new(Semaphore::new(READERS)),
+            words: Arc::new(words),
             config,
             view,
             metrics,
         })
     }
 
-    /// The routes under `/v1`, and the description of them.
+    /// The console, the routes under `/v1`, and the description of them.
     pub fn router(self) -> Router {
         Router::new()
+            .route("/", get(console::page))
+            .route("/v1/classify", post(console::classify))
+            .route("/v1/story", get(consent::story))
+            .route("/v1/opt-outs/recent", get(consent::recent))
             .route("/v1/check", post(check::check))
             .route("/v1/opt-outs", get(consent::list).post(consent::add))
             .route("/v1/opt-outs/{business}/{channel}/{identity}", get(consent::show).delete(consent::remove))

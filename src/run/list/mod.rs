@@ -17,7 +17,7 @@ pub(super) use enter::{Sent, entered, send};
 pub use erase::{Erased, erase};
 pub use heal::{Healed, heal};
 pub use import::{Import, Imported, RowProblem, import, sha256};
-pub use rows::{AsOf, Filter, Known, Page, Standing, Told, export, page, person, standing};
+pub use rows::{AsOf, Filter, Known, Page, Standing, Told, export, page, person, recent, standing};
 
 pub(super) use write::Writer;
 

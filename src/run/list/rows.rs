@@ -180,6 +180,21 @@ pub fn person(
     Ok(Known { standing, history })
 }
 
+/// What was asked for last, the latest first: of each partition its last records are read.
+pub fn recent(config: &Config, limit: usize) -> Result<Vec<Event>, Trouble> {
+    let source = Source::new(config)?;
+    let extent = source.extent()?;
+    let last = |span: Span| Span { from: span.from.max(span.to.saturating_sub(limit as u64)), ..span };
+    let spans: Vec<Span> = extent.spans().into_iter().map(last).collect();
+    let events = Mutex::new(Vec::new());
+    source.scan("reading opt-outs", &spans, &|record| events.lock().extend(history::asked(config, record)))?;
+    let mut events = events.into_inner();
+    history::sort(&mut events);
+    events.reverse();
+    events.truncate(limit);
+    Ok(events)
+}
+
 /// Most records that are read for one page.
 const PAGE_RECORDS: u64 = 200_000;
 

@@ -261,11 +261,13 @@ fn plan(config: Config, options: &Options, readers: &Readers, stop: &Stop) -> Re
         let committed = readers.committed(&input);
         topics.push(SendsTopics { input, allowed, suppressed, committed });
     }
+    let mut opt_outs = readers.extent(&config.topics.opt_outs)?;
+    readers.identify(&mut opt_outs);
     let random = RandomState::new();
     Ok(Plan {
         rules,
         rules_version: config.rules_version(lexicon.version()),
-        opt_outs: readers.extent(&config.topics.opt_outs)?,
+        opt_outs,
         decisions,
         topics,
         digests: DigestKey(random.hash_one("digest"), random.hash_one("key")),
