@@ -44,8 +44,8 @@ pub(crate) struct ReplayArgs {
     /// What if: which decisions would differ under the rules of this directory, counted and sampled
     ///
     /// It holds a stopgate.toml with other businesses, templates, categories, policies or words, or language files, or both. With
-    /// --stage detect: which messages would ask for something else. With --stage filter: which sends would be decided otherwise
-    /// on the opt-outs that there are.
+    /// --stage detect: which messages would ask for something else. With --stage filter: which sends would be decided otherwise; where
+    /// words or policies differ, on the opt-outs that these would have written, as far as the inbound topics still hold the messages.
     #[arg(long, value_name = "DIR")]
     rules: Option<PathBuf>,
     /// JSON Lines also on a terminal: one object for each difference, then {"summary":…}

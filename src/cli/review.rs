@@ -48,6 +48,9 @@ struct VerdictArgs {
     /// Why, for the evidence
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
+    /// JSON Lines
+    #[arg(long)]
+    json: bool,
 }
 
 pub(crate) fn run(args: &ReviewArgs) -> Result<(), Failure> {
@@ -94,11 +97,22 @@ fn judge(args: &VerdictArgs, judgement: Judgement) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     for (entry, entered) in entries.iter().zip(entered) {
         let key = stopgate::wire::consent::encode_key(&entry.key);
-        let said = match entered.outcome {
-            list::Outcome::Written { position, .. } => format!("opt-outs record {position}"),
-            list::Outcome::Stood(act) => format!("not written: opt-outs record {} stands", act.cause),
+        let (position, written) = match entered.outcome {
+            list::Outcome::Written { position, .. } => (position, true),
+            list::Outcome::Stood(act) => (act.cause, false),
         };
-        writeln!(out, "{}  {}  {said}", stopgate::stage::entry::state_word(entry.state), key.as_str()).map_err(failed)?;
+        let state = stopgate::stage::entry::state_word(entry.state);
+        match args.json {
+            true => {
+                let told = serde_json::json!({ "key": key.as_str(), "state": state, "position": position.to_string(), "written": written });
+                writeln!(out, "{told}")
+            }
+            false => {
+                let how = if written { "" } else { "not written, what stands is " };
+                writeln!(out, "{state}  {}  {how}opt-outs record {position}", key.as_str())
+            }
+        }
+        .map_err(failed)?;
     }
     Ok(())
 }

@@ -275,3 +275,132 @@ fn the_description_names_every_route_and_nothing_else() {
         assert!(description.pointer(pointer).is_some(), "{pointer}");
     }
 }
+
+/// A client made of the description alone: what it sends and what it expects stands there.
+struct Made<'d> {
+    description: &'d Value,
+}
+
+impl<'d> Made<'d> {
+    fn resolved(&self, schema: &'d Value) -> &'d Value {
+        match schema["$ref"].as_str() {
+            Some(reference) => self.description.pointer(reference.trim_start_matches('#')).unwrap_or_else(|| panic!("{reference}")),
+            None => schema,
+        }
+    }
+
+    /// A value of a schema.
+    fn sample(&self, schema: &'d Value) -> Value {
+        let schema = self.resolved(schema);
+        let first = |list: &'d Value| list.as_array().and_then(|list| list.first());
+        if let Some(known) = schema.get("example").or_else(|| schema.get("default")).or_else(|| first(&schema["enum"])) {
+            return known.clone();
+        }
+        if let Some(one) = first(&schema["oneOf"]) {
+            return self.sample(one);
+        }
+        match (schema["type"].as_str(), schema["format"].as_str()) {
+            (Some("object"), _) => {
+                let properties = schema["properties"].as_object().into_iter().flatten();
+                properties.map(|(name, schema)| (name.clone(), self.sample(schema))).collect()
+            }
+            (Some("array"), _) => json!([self.sample(&schema["items"])]),
+            (Some("integer"), _) => json!(1),
+            (Some("boolean"), _) => json!(true),
+            (_, Some("date-time")) => json!("2026-01-01T00:00:00Z"),
+            _ => json!("acme"),
+        }
+    }
+
+    /// What is wrong with a value by a schema.
+    fn faults(&self, schema: &'d Value, value: &Value) -> Vec<String> {
+        let schema = self.resolved(schema);
+        if let Some(choices) = schema["oneOf"].as_array() {
+            let fits = choices.iter().any(|choice| self.faults(choice, value).is_empty());
+            return if fits { Vec::new() } else { vec![format!("{value} is none of {choices:?}")] };
+        }
+        let types: Vec<&str> = match &schema["type"] {
+            Value::Array(types) => types.iter().filter_map(Value::as_str).collect(),
+            one => one.as_str().into_iter().collect(),
+        };
+        let is = match value {
+            Value::Null => "null",
+            Value::Bool(_) => "boolean",
+            Value::Number(_) => "integer",
+            Value::String(_) => "string",
+            Value::Array(_) => "array",
+            Value::Object(_) => "object",
+        };
+        let mut faults = Vec::new();
+        if !types.is_empty() && !types.contains(&is) {
+            faults.push(format!("{value} is no {types:?}"));
+        }
+        if schema["enum"].as_array().is_some_and(|known| !known.contains(value)) {
+            faults.push(format!("{value} is not known"));
+        }
+        for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            if value.get(name).is_none() {
+                faults.push(format!("{name} is missing in {value}"));
+            }
+        }
+        for (name, value) in value.as_object().into_iter().flatten() {
+            match (schema["properties"].get(name), schema.get("additionalProperties")) {
+                (Some(schema), _) => faults.extend(self.faults(schema, value)),
+                (None, Some(schema)) if schema.is_object() => faults.extend(self.faults(schema, value)),
+                (None, _) if schema.get("properties").is_some() => faults.push(format!("{name} is not described")),
+                (None, _) => {}
+            }
+        }
+        faults.extend(value.as_array().into_iter().flatten().flat_map(|value| self.faults(&schema["items"], value)));
+        faults
+    }
+}
+
+#[test]
+fn clients_that_are_not_ours_find_what_the_description_says() {
+    let Some(broker) = Broker::shared() else { return };
+    let world = World::new(broker, "api-clients");
+    let mut service = world.serving("run", "a").spawn();
+    service.ready();
+    world.says(&phone(1), "too many messages");
+    world.kafka.reader(&world.names.reviews, Isolation::Committed).at_least(1);
+    let api = Caller { service: &service, token: None };
+    let (_, description) = api.gets("/v1/openapi.json");
+    let made = Made { description: &description };
+    let mut asked = 0;
+    for (path, operations) in description["paths"].as_object().expect("paths") {
+        for (method, operation) in operations.as_object().expect("operations") {
+            let mut filled = path.clone();
+            let mut query = Vec::new();
+            for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                let (name, value) = (parameter["name"].as_str().expect("a name"), made.sample(&parameter["schema"]));
+                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned).replace('+', "%2B");
+                match (parameter["in"].as_str(), parameter["required"].as_bool()) {
+                    (Some("path"), _) => filled = filled.replace(&format!("{{{name}}}"), &text),
+                    (Some("query"), Some(true)) => query.push(format!("{name}={text}")),
+                    _ => {}
+                }
+            }
+            let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
+            let body = if schema.is_null() { String::new() } else { made.sample(schema).to_string() };
+            let target = if query.is_empty() { filled } else { format!("{filled}?{}", query.join("&")) };
+            let (status, answer) = api.sends(&method.to_uppercase(), &target, &[], &body);
+            let response = made.resolved(&operation["responses"][status.to_string()]);
+            assert!(!response.is_null(), "{method} {target} {body}: {status} is not described: {answer}");
+            let content = response["content"].as_object().and_then(|content| content.values().next()).expect("content");
+            let faults = made.faults(&content["schema"], &answer);
+            assert!(faults.is_empty(), "{method} {target} {body}: {status} {answer}: {faults:?}");
+            assert!(status < 300 || status == 404, "{method} {target} {body}: {status} {answer}");
+            asked += 1;
+        }
+    }
+    assert!(asked >= 11, "{asked} operations");
+
+    let url = format!("http://{}/v1/check", service.address());
+    let body = json!({ "business": "acme", "to": [phone(2)] }).to_string();
+    let curl = std::process::Command::new("curl").args(["-sS", "-m", "10", "-H", "Content-Type: application/json", "-d", &body, &url]).output();
+    let Ok(curl) = curl else { return }; // a machine without it has the rest of this test
+    let answer: Value =
+        serde_json::from_slice(&curl.stdout).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&curl.stderr)));
+    assert_eq!(answer["results"][0]["decision"], json!("allowed"));
+}

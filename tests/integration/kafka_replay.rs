@@ -295,3 +295,42 @@ fn sends_are_decided_under_other_rules_too() {
     assert_eq!(summary["changes"]["allowed (exempt-category) → allowed (no-opt-out)"], 1, "{summary}");
     assert_eq!(assert_replays_the_same(&world), 2);
 }
+
+#[test]
+fn sends_are_decided_on_the_opt_outs_that_other_words_would_have_written() {
+    let Some(broker) = Broker::shared() else { return };
+    let world = World::new(broker, "replay-other-words");
+    let mut service = world.serving("run", "a").spawn();
+    service.ready();
+    let outcomes = world.outcomes();
+    world.asks("before", &phone(1));
+    outcomes.await_allowed("before");
+    world.says(&phone(1), "no thank you acme");
+    world.says(&phone(2), "STOP");
+    let opt_outs = world.kafka.reader(&world.names.opt_outs, Isolation::Committed);
+    opt_outs.find("the opt-out", |record| record.key_text().contains(&phone(2)));
+    wait_for("all read", DEADLINE, || {
+        let committed: i64 = world.kafka.committed(&world.names.detect_group, &world.names.inbound).iter().flatten().sum();
+        if committed == 2 { Ok(()) } else { Err(committed) }
+    });
+    // (Without the keyword a bare "stop" is for a person to judge.) The log goes on behind the message, as it does where many people write.
+    for person in 10..40 {
+        world.opts_out(&phone(person));
+    }
+    world.asks("after", &phone(1));
+    outcomes.await_allowed("after");
+    world.asks("stopped", &phone(2));
+    outcomes.await_suppressed("stopped");
+    service.terminate();
+    let rules = tempfile::tempdir().expect("a directory");
+    let change = |change: &str, words: &str| {
+        format!("[[business.words]]\nchange = \"{change}\"\nclass = \"opt_out\"\nlanguage = \"en\"\nwords = [\"{words}\"]\n")
+    };
+    let text = format!("[[business]]\nname = \"acme\"\n{}{}", change("add", "no thank you acme"), change("remove", "stop"));
+    std::fs::write(rules.path().join("stopgate.toml"), text).expect("written");
+    let finished = world.verb("replay").arg("--rules", &rules.path().display().to_string()).word("--json").finish().expect_code(1);
+    let (summary, _) = told(&finished);
+    let changes =
+        serde_json::json!({ "allowed (no-opt-out) → suppressed (opted-out)": 1, "suppressed (opted-out) → suppressed (under-review)": 1 });
+    assert_eq!((&summary["changes"], summary["same"].as_u64()), (&changes, Some(3)), "{summary}");
+}

@@ -57,7 +57,7 @@ struct Plan {
 }
 
 /// The rules of detection that a configuration means.
-fn rules(config: &Config) -> Result<DetectRules, Trouble> {
+pub(super) fn rules(config: &Config) -> Result<DetectRules, Trouble> {
     let asked = |error: WordsError| Trouble::Asked(error.to_string());
     let lexicon = words::load(config.lexicon_dir.as_deref()).map_err(asked)?;
     Ok(DetectRules {

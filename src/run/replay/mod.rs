@@ -14,6 +14,7 @@
 
 mod align;
 mod detect;
+mod imagined;
 mod parts;
 mod tell;
 mod walk;
@@ -142,7 +143,7 @@ pub(super) fn position(text: &str) -> Option<Position> {
 }
 
 /// Replays the filter. What differs is told to `out` as it is met, and a summary at the end. `what_if`: every send is also
-/// decided under these businesses, categories, templates and channels, and what would change is counted and sampled.
+/// decided under these rules, and what would change is counted and sampled.
 pub fn filter(
     config: Config,
     what_if: Option<&Config>,
@@ -157,9 +158,14 @@ pub fn filter(
     let parts = parts::asked_for(&inputs, options, &readers)?;
     let threads = thread::available_parallelism().map_or(2, usize::from);
     let history = history(&plan.config, &plan.opt_outs, &readers, threads)?;
-    // Another list of businesses is another reading of the same records.
-    let what_if =
-        what_if.map(|other| Ok::<_, Trouble>((filter_rules(other), self::history(other, &plan.opt_outs, &readers, threads)?))).transpose()?;
+    // Another list of businesses is another reading of the same records; other words or policies would have written others.
+    let what_if = match what_if {
+        None => None,
+        Some(then) if imagined::differs(&plan.config, then)? => {
+            Some((filter_rules(then), imagined::history(then, &plan.opt_outs, &readers, threads)?))
+        }
+        Some(then) => Some((filter_rules(then), self::history(then, &plan.opt_outs, &readers, threads)?)),
+    };
     let mut dead = dead_letters(&plan, &readers)?;
     let teller = Teller::new(out, options.json);
     let bar = progress::bar("sends", Some(parts.iter().map(|part| part.to - part.from).sum()));
@@ -278,11 +284,16 @@ fn plan(config: Config, options: &Options, readers: &Readers, stop: &Stop) -> Re
     })
 }
 
-/// Every act of the opt-outs topic.
-fn history(config: &Config, opt_outs: &Extent, readers: &Readers, threads: usize) -> Result<History, Trouble> {
+/// A history to be filled.
+fn open_history(config: &Config, opt_outs: &Extent) -> HistoryBuilder {
     let random = RandomState::new();
     let print_key = PrintKey::new(random.hash_one("print"), random.hash_one("key")).with_identities(config.identity_key);
-    let builder = Mutex::new(HistoryBuilder::new(print_key, opt_outs.partitions()));
+    HistoryBuilder::new(print_key, opt_outs.partitions())
+}
+
+/// Every act of the opt-outs topic.
+fn history(config: &Config, opt_outs: &Extent, readers: &Readers, threads: usize) -> Result<History, Trouble> {
+    let builder = Mutex::new(open_history(config, opt_outs));
     let bar = progress::bar("opt-outs", Some(opt_outs.spans().iter().map(|span| span.to - span.from).sum()));
     readers.for_each(opt_outs, threads, &|record| {
         bar.inc(1);
@@ -352,6 +363,7 @@ mod tests {
             own,
             include_str!("walk.rs"),
             include_str!("detect.rs"),
+            include_str!("imagined.rs"),
             include_str!("parts.rs"),
             include_str!("align.rs"),
             include_str!("tell.rs"),
