@@ -32,7 +32,8 @@ pub fn load(directory: Option<&Path>) -> Result<Lexicon, WordsError> {
     paths.retain(|path| {
         path.extension().is_some_and(|extension| extension == "toml") && path.file_name().is_some_and(|name| name != "stopgate.toml")
     });
-    paths.sort();
+    let name = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).map_or(usize::MAX, lexicon::place_of);
+    paths.sort_by(|one, other| (name(one), one).cmp(&(name(other), other)));
     if paths.is_empty() {
         return Err(WordsError::Empty(directory.to_owned()));
     }
@@ -73,6 +74,19 @@ mod tests {
         assert_eq!(class(&common, "end"), Class::OptOut);
         assert_ne!(class(of_acme, "end"), Class::OptOut);
         assert_ne!(common.version(), of_acme.version());
+    }
+
+    #[test]
+    fn a_directory_of_the_built_in_files_decides_as_they_do() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for (name, contents) in lexicon::EMBEDDED {
+            std::fs::write(directory.path().join(name), contents).expect("written");
+        }
+        let (copied, built_in) = (load(Some(directory.path())).expect("loaded"), load(None).expect("built in"));
+        // Guards of the first language hold other languages' rules back, where these see a borrowed word.
+        for text in ["plz dont stop sending me vouchers", "don't unsubscribe my account", "STOP", "please stop texting me"] {
+            assert_eq!(class(&copied, text), class(&built_in, text), "{text}");
+        }
     }
 
     #[test]

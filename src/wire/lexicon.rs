@@ -35,6 +35,12 @@ pub fn builtin() -> Lexicon {
     }
 }
 
+/// Where a language file of this name is asked among others: the built-in order, which begins with the language that is always
+/// asked; files of other names come last.
+pub fn place_of(name: &str) -> usize {
+    EMBEDDED.iter().position(|(known, _)| *known == name).unwrap_or(EMBEDDED.len())
+}
+
 /// Compiles language files, given as names and contents.
 pub fn load(files: &[(&str, &str)]) -> Result<Lexicon, LexiconError> {
     let mut hash = Fingerprint::new();

@@ -2,7 +2,7 @@
 //!
 //! Answers are JSON, errors `application/problem+json` (RFC 9457). What is looked up is looked up behind a fence that was asked
 //! after the request came; what is entered is acknowledged by the brokers and read back through a fence before it is answered.
-//! Handlers run on the HTTP thread and do no more than parse; questions go to the threads of [`check`] and [`enter`], and
+//! Handlers run on the HTTP thread and do no more than parse; questions go to threads of their own, and
 //! what reads topics to threads of which there are only a few.
 
 mod access;
