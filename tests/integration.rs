@@ -12,6 +12,8 @@ mod integration {
     mod demo;
     /// Precision and recall of detection on the labelled set.
     mod detection;
+    /// Bytes that nobody meant, by the million.
+    mod fuzz;
     /// The HTTP API, asked by hand.
     mod kafka_api;
     /// What a producer of nonsense can do: nothing.
@@ -40,6 +42,8 @@ mod integration {
     mod kafka_report;
     /// Compaction, positions out of range, broker restarts.
     mod kafka_restore;
+    /// TLS, SASL, and no right more than is needed.
+    mod kafka_security;
     /// Missing and wrong topics; refusals.
     mod kafka_start;
     /// Whole worlds in memory, by seed.

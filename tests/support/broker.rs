@@ -36,13 +36,15 @@ pub struct Options {
     pub heap: &'static str,
     /// Only the first compiler of Java: starts sooner, serves slower. Measurements want `false`.
     pub quick_start: bool,
-    /// Broker settings over those of [`server_properties`].
+    /// Broker settings over those of [`server_properties`]; `{port}`, `{second}` and `{controller}` stand for free ports.
     pub properties: Vec<(String, String)>,
+    /// More arguments for the formatting of its directory, such as users.
+    pub format: Vec<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { heap: "1g", quick_start: true, properties: Vec::new() }
+        Options { heap: "1g", quick_start: true, properties: Vec::new(), format: Vec::new() }
     }
 }
 
@@ -75,6 +77,9 @@ struct OwnBroker {
     // Before the directory, so that it is dropped first.
     process: Mutex<Option<Supervised>>,
     command: Vec<String>,
+    /// Another port that is kept for it.
+    second: u16,
+    class_path: String,
     directory: tempfile::TempDir,
 }
 
@@ -141,10 +146,12 @@ impl Broker {
             .prefix("stopgate-kafka-")
             .tempdir()
             .map_err(|error| format!("no temporary directory for the broker: {error}"))?;
-        let [port, controller_port] = free_ports().map_err(|error| format!("no free port: {error}"))?;
+        let [port, second, controller_port] = free_ports().map_err(|error| format!("no free port: {error}"))?;
         let properties = directory.path().join("server.properties");
         let logging = directory.path().join("log4j2.properties");
         let text = server_properties(port, controller_port, directory.path(), &options.properties);
+        let ports = [("{port}", port), ("{second}", second), ("{controller}", controller_port)];
+        let text = ports.iter().fold(text, |text, (name, port)| text.replace(name, &port.to_string()));
         fs::write(&properties, text)
             .and_then(|()| fs::write(&logging, LOG4J2_PROPERTIES))
             .map_err(|error| format!("cannot write the broker's settings: {error}"))?;
@@ -165,7 +172,8 @@ impl Broker {
             command
         };
 
-        let format = arguments("256m", true, &["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c"]);
+        let mut format = arguments("256m", true, &["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c"]);
+        format.extend(options.format.iter().cloned());
         let formatted = Command::new(&format[0])
             .args(&format[1..])
             .stdin(Stdio::null())
@@ -181,7 +189,7 @@ impl Broker {
         }
 
         let command = arguments(options.heap, options.quick_start, &["kafka.Kafka"]);
-        let own = OwnBroker { directory, command, process: Mutex::new(None) };
+        let own = OwnBroker { directory, command, second, class_path: class_path.to_owned(), process: Mutex::new(None) };
         let bootstrap = format!("127.0.0.1:{port}");
         let broker = Broker { kafka: Kafka::new(&bootstrap), bootstrap, own: Some(own) };
         broker.up()?;
@@ -191,6 +199,24 @@ impl Broker {
     /// `HOST:PORT` for clients.
     pub fn bootstrap(&self) -> &str {
         &self.bootstrap
+    }
+
+    /// The second port. Only for brokers of [`Broker::start`].
+    pub fn second_port(&self) -> u16 {
+        self.own().second
+    }
+
+    /// Runs one of Kafka's own tools. Only for brokers of [`Broker::start`].
+    pub fn tool(&self, class: &str, arguments: &[&str]) {
+        let own = self.own();
+        let output = Command::new(&own.command[0])
+            .args(["-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", &own.class_path, class])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap_or_else(|error| panic!("cannot run {class}: {error}"));
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{class} {arguments:?}: {text}");
     }
 
     /// The tests' own client of this broker.
