@@ -46,6 +46,8 @@ mod integration {
     mod kafka_security;
     /// Missing and wrong topics; refusals.
     mod kafka_start;
+    /// Kills at random, and members that wake up too late.
+    mod kafka_torture;
     /// Whole worlds in memory, by seed.
     mod simulation;
 }

@@ -174,10 +174,10 @@ impl GroupConsumer {
         Ok(Self { member, topics: topics.to_vec() })
     }
 
-    /// Appends up to `max` records to `out`; waits at most `wait` for the first. Returns at once when the group asks for
-    /// something.
-    pub fn receive<'a>(&'a self, wait: Duration, max: usize, out: &mut Vec<Received<'a>>) -> Result<Met, EdgeError> {
-        // What is not a record: rebalances, which the context notes, and errors of the member.
+    /// Attends to what is not a record: rebalances, which the context notes, and errors of the member. Whoever waits for
+    /// something else than records must do so again and again: a member that was fenced learns it here alone, and gets
+    /// no answer to anything.
+    pub fn attend(&self) -> Result<Met, EdgeError> {
         while let Some(polled) = self.consumer().poll(Duration::ZERO) {
             match polled {
                 // Partitions are led past this queue before they are taken, so nothing comes this way; should a record
@@ -188,6 +188,15 @@ impl GroupConsumer {
                     Some(_) | None => tracing::debug!(target: "stopgate::kafka", %error, "receiving continues"),
                 },
             }
+        }
+        Ok(Met::Nothing)
+    }
+
+    /// Appends up to `max` records to `out`; waits at most `wait` for the first. Returns at once when the group asks for
+    /// something.
+    pub fn receive<'a>(&'a self, wait: Duration, max: usize, out: &mut Vec<Received<'a>>) -> Result<Met, EdgeError> {
+        if self.attend()? == Met::Broken {
+            return Ok(Met::Broken);
         }
         if self.is_asked() {
             return Ok(Met::Nothing);

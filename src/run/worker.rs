@@ -447,14 +447,20 @@ impl<'g, S: Stage> Thread<'g, S> {
             Ok(committed) => committed,
             Err(error) => {
                 tracing::info!(part = %self.part, %error, "waiting for committed positions");
-                self.setup.stop.sleep(RETRY_AFTER);
-                return Ok(());
+                return self.wait_for_the_group();
             }
         };
         self.start_again(stage)?;
         self.machine.renewed(&partitions.into_iter().zip(committed).collect());
         self.group.rewind(&self.machine.rewind_positions())?;
         self.pause_again()
+    }
+
+    /// Between two questions to the group that it does not answer: it may have fenced this member meanwhile.
+    fn wait_for_the_group(&mut self) -> Result<(), EdgeError> {
+        self.is_broken |= self.group.attend()? == Met::Broken;
+        self.setup.stop.sleep(RETRY_AFTER);
+        Ok(())
     }
 
     fn start_again(&mut self, stage: &mut S) -> Result<(), EdgeError> {
@@ -473,8 +479,7 @@ impl<'g, S: Stage> Thread<'g, S> {
             Ok(starts) => starts,
             Err(error) => {
                 self.setup.status.unready(&self.part, Unready::Waiting { what: "committed positions", why: error.to_string() });
-                self.setup.stop.sleep(RETRY_AFTER);
-                return Ok(());
+                return self.wait_for_the_group();
             }
         };
         if !self.machine.is_holding() {

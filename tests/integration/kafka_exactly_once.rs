@@ -41,7 +41,7 @@ impl Drop for EndOnDrop<'_> {
 
 /// Runs `disturb` while a campaign is under way, and the service that it leaves for the rest; waits until every send has
 /// had an outcome, and every STOP an answer.
-fn survives(world: &World, stoppers: usize, disturb: impl FnOnce(&dyn Fn(usize)) -> Service) {
+pub fn survives(world: &World, stoppers: usize, disturb: impl FnOnce(&dyn Fn(usize)) -> Service) {
     let (end, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         let under_way = EndOnDrop(&end);
@@ -69,7 +69,7 @@ fn survives(world: &World, stoppers: usize, disturb: impl FnOnce(&dyn Fn(usize))
 }
 
 #[track_caller]
-fn assert_one_confirmation_each(world: &World, stoppers: usize) {
+pub fn assert_one_confirmation_each(world: &World, stoppers: usize) {
     let mut answered: BTreeMap<String, usize> = BTreeMap::new();
     for record in world.kafka.read_committed(&world.names.replies) {
         *answered.entry(decode::<ReplyRequest>(&record).to).or_default() += 1;
@@ -80,7 +80,7 @@ fn assert_one_confirmation_each(world: &World, stoppers: usize) {
 
 /// For services that ran with `--fence inbound`: the STOP was acknowledged before the send was produced.
 #[track_caller]
-fn assert_no_leak_after_a_stop(world: &World, stoppers: usize) {
+pub fn assert_no_leak_after_a_stop(world: &World, stoppers: usize) {
     let allowed = world.kafka.read_committed(&world.names.allowed);
     let leaked: Vec<String> = allowed.iter().filter_map(id_of).filter(|id| id.starts_with("after-stop-")).collect();
     assert_eq!(leaked, [""; 0], "sends that were allowed after the STOP of their recipient");

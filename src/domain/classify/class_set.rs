@@ -2,7 +2,7 @@
 
 use std::ops::{BitOr, BitOrAssign};
 
-const WORDS: usize = 13;
+const WORDS: usize = 14;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ClassSet([u64; WORDS]);
