@@ -34,6 +34,8 @@ mod integration {
     mod kafka_harness;
     /// The unsubscribe list, by hand and by file.
     mod kafka_list;
+    /// Addresses and texts stay where they belong.
+    mod kafka_privacy;
     /// Stretches of a topic, read to their end.
     mod kafka_range;
     /// What was decided, decided again.

@@ -165,6 +165,9 @@ struct ExportArgs {
     /// What to write
     #[arg(long, value_enum, default_value = "csv")]
     format: Format,
+    /// The same as --format jsonl
+    #[arg(long)]
+    json: bool,
     /// Where to [default: standard output]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -441,12 +444,13 @@ fn as_of(text: &str) -> Result<AsOf, String> {
 fn export(args: &ExportArgs) -> Result<(), Failure> {
     let config = args.cluster.configure(Verb::Run)?;
     let (as_of, filter) = args.filter.meant(&config)?;
+    let format = if args.json { ListFormat::JsonLines } else { args.format.meant() };
     let written = match &args.output {
-        None => closed_is_fine(list::export(&config, &as_of, &filter, args.format.meant(), BufWriter::new(std::io::stdout().lock())))?,
+        None => closed_is_fine(list::export(&config, &as_of, &filter, format, BufWriter::new(std::io::stdout().lock())))?,
         Some(path) => {
             let told = |error: std::io::Error| failed(format!("{}: {error}", path.display()));
             let file = private(path).map_err(told)?;
-            Some(list::export(&config, &as_of, &filter, args.format.meant(), BufWriter::new(file)).map_err(refused)?)
+            Some(list::export(&config, &as_of, &filter, format, BufWriter::new(file)).map_err(refused)?)
         }
     };
     if let Some((rows, told)) = written {

@@ -6,8 +6,8 @@
 mod raw;
 
 pub use raw::{
-    OneOrMore, RawBusiness, RawConfig, RawGroups, RawInbound, RawPolicy, RawSends, RawToken, RawTopics, RawWords, TokenRole, WordsChange,
-    WordsClass,
+    OneOrMore, RawBusiness, RawConfig, RawGroups, RawInbound, RawPolicy, RawReply, RawSends, RawToken, RawTopics, RawWords, TokenRole,
+    WordsChange, WordsClass,
 };
 
 use crate::domain::business::{Business, Businesses};
@@ -16,6 +16,7 @@ use crate::domain::consent::Position;
 use crate::domain::identity::{Identity, IdentityKey};
 use crate::domain::key::Channel;
 use crate::domain::phone::PHONE_RULES_VERSION;
+use crate::domain::reply::{ReplyKind, ReplyTexts};
 use crate::domain::send::Categories;
 use crate::kafka::{Connection, OWNED_SETTINGS};
 use crate::record::TopicName;
@@ -168,6 +169,8 @@ pub struct Token {
     pub sha256: [u8; 32],
 }
 
+/// Longer than any message of any channel.
+const MAX_REPLY_BYTES: usize = 4096;
 /// A secret that is shorter can be guessed.
 const MIN_SECRET_BYTES: usize = 16;
 
@@ -259,6 +262,7 @@ impl RawConfig {
         self.exempt_categories = other.exempt_categories;
         self.lexicon_dir = other.lexicon_dir;
         self.policy = other.policy;
+        self.reply = other.reply;
         self.business = other.business;
         self.templates = other.templates;
         self
@@ -311,7 +315,8 @@ impl RawConfig {
         let inbound = raw.inbound.iter().filter_map(|inbound| inbound.meant(&default_channel, &mut problems)).collect();
         let sends: Vec<SendsOutput> = raw.sends.iter().filter_map(|sends| sends.meant(&mut problems)).collect();
         raw.check_topic_names(&mut problems);
-        let policy = raw.policy.meant();
+        let mut policy = raw.policy.meant();
+        set_replies(&mut policy.texts, &raw.reply, "[[reply]]", &mut problems);
         let acknowledged_poison = raw.acknowledged_poison.iter().filter_map(|text| {
             let position = parse_position(text);
             if position.is_none() {
@@ -344,7 +349,7 @@ impl RawConfig {
             default_channel,
             businesses: Arc::new(businesses),
             categories: Categories::new(raw.exempt_categories.clone().unwrap_or_default(), raw.templates.clone()),
-            policies: raw.business.iter().filter_map(|business| business.policy(&policy)).collect(),
+            policies: raw.business.iter().filter_map(|business| business.policy(&policy, &mut problems)).collect(),
             policy,
             acknowledged_poison,
             lexicon_dir: raw.lexicon_dir.clone(),
@@ -412,7 +417,7 @@ impl RawConfig {
             &self.business,
             &self.templates,
             &self.exempt_categories,
-            &self.policy,
+            (&self.policy, &self.reply),
             &self.default_channel,
             &self.sends,
             &self.inbound,
@@ -492,6 +497,21 @@ fn parse_http(text: &str, problems: &mut Vec<String>) -> Option<SocketAddr> {
     parsed
 }
 
+fn set_replies(texts: &mut ReplyTexts, raw: &[RawReply], place: &str, problems: &mut Vec<String>) {
+    for RawReply { kind, language, text } in raw {
+        let known = ReplyKind::ALL.into_iter().find(|known| known.as_str() == kind);
+        match known {
+            None => problems.push(format!("{place} kind {kind:?}: expected opt-out-confirmation, opt-in-confirmation or help")),
+            Some(_) if language.trim().is_empty() => problems.push(format!("{place} without a language")),
+            Some(_) if text.trim().is_empty() => problems.push(format!("{place} {kind} in {language}: the text is empty")),
+            Some(_) if text.len() > MAX_REPLY_BYTES => {
+                problems.push(format!("{place} {kind} in {language}: longer than {MAX_REPLY_BYTES} bytes"))
+            }
+            Some(known) => texts.set(known, language.trim(), text.trim()),
+        }
+    }
+}
+
 fn parse_tokens(raw: &[RawToken], problems: &mut Vec<String>) -> Vec<Token> {
     let mut tokens: Vec<Token> = Vec::new();
     for RawToken { name, role, sha256 } in raw {
@@ -543,6 +563,7 @@ impl RawPolicy {
                 ExcerptPolicy::None => Excerpt::None,
             },
             review_deadline_ms: i64::from(self.review_deadline_hours) * 60 * 60 * 1000,
+            texts: ReplyTexts::default(),
         }
     }
 }
@@ -557,11 +578,12 @@ impl RawBusiness {
         }
     }
 
-    fn policy(&self, common: &Policy) -> Option<(String, Policy)> {
-        if self.confirmations.is_none() && self.cross_channel.is_none() {
+    fn policy(&self, common: &Policy, problems: &mut Vec<String>) -> Option<(String, Policy)> {
+        if self.confirmations.is_none() && self.cross_channel.is_none() && self.reply.is_empty() {
             return None;
         }
         let mut policy = common.clone();
+        set_replies(&mut policy.texts, &self.reply, &format!("[[business]] {} [[business.reply]]", self.name), problems);
         policy.confirmations = self.confirmations.unwrap_or(policy.confirmations);
         policy.cross_channel = self.cross_channel.unwrap_or(policy.cross_channel);
         Some((self.name.clone(), policy))
@@ -678,6 +700,18 @@ mod tests {
     fn detect_has_a_port_of_its_own() {
         let config = check("bootstrap = 'localhost:9092'", Verb::Detect).expect("enough");
         assert_eq!(config.instance, "host-9471");
+    }
+
+    #[test]
+    fn words_of_replies_are_checked_and_a_business_has_its_own() {
+        let text = "[[reply]]\nkind = \"help\"\nlanguage = \"en\"\ntext = \"ask us\"\n[[business]]\nname = \"acme\"\n\
+                    [[business.reply]]\nkind = \"help\"\nlanguage = \"en\"\ntext = \"ask acme\"\n";
+        let config = check(&format!("bootstrap = \"b:1\"\n{text}"), Verb::Run).expect("accepted");
+        assert_eq!(config.policy.texts.of(ReplyKind::Help, None).1, "ask us");
+        assert_eq!(config.policies["acme"].texts.of(ReplyKind::Help, Some("en-GB")).1, "ask acme");
+        let bad = "bootstrap = \"b:1\"\n[[reply]]\nkind = \"thanks\"\nlanguage = \"en\"\ntext = \"x\"\n[[reply]]\nkind = \"help\"\nlanguage = \"en\"\ntext = \" \"\n";
+        let problems = check(bad, Verb::Run).err().expect("refused").0;
+        assert!(problems.len() == 2 && problems[0].contains("thanks") && problems[1].contains("empty"), "{problems:?}");
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub struct RawConfig {
     /// Topics of sends.
     pub sends: Vec<RawSends>,
     pub business: Vec<RawBusiness>,
+    /// Words of replies in place of the built-in ones.
+    pub reply: Vec<RawReply>,
     /// Who may use the HTTP API.
     pub token: Vec<RawToken>,
     /// Template id → category.
@@ -201,6 +203,18 @@ pub struct RawBusiness {
     pub cross_channel: Option<bool>,
     /// Changes to the keywords, for messages to this business.
     pub words: Vec<RawWords>,
+    /// Words of replies of this business.
+    pub reply: Vec<RawReply>,
+}
+
+/// The words of one reply in one language.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RawReply {
+    /// `opt-out-confirmation`, `opt-in-confirmation`, `help`.
+    pub kind: String,
+    /// A language tag: `pt`, `pt-BR`.
+    pub language: String,
+    pub text: String,
 }
 
 /// One user of the HTTP API.

@@ -1,7 +1,10 @@
-//! The built-in words of replies, by language. One text confirms, one says how to come back; no marketing.
+//! The words of replies, by language: a business's own, else the built-in ones. One text confirms, one says how to come
+//! back; no marketing.
+
+use std::collections::BTreeMap;
 
 /// What a reply is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ReplyKind {
     OptOutConfirmation,
     OptInConfirmation,
@@ -9,6 +12,9 @@ pub enum ReplyKind {
 }
 
 impl ReplyKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::OptOutConfirmation, Self::OptInConfirmation, Self::Help];
+
     /// The word in metrics and ids.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -77,6 +83,30 @@ pub fn built_in(kind: ReplyKind, language: Option<&str>) -> (&'static str, &'sta
     (texts.language, text)
 }
 
+/// Words of one's own, by kind and lower-cased language tag.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplyTexts(BTreeMap<(ReplyKind, String), String>);
+
+impl ReplyTexts {
+    /// Takes a text, in the place of an earlier one of its kind and language.
+    pub fn set(&mut self, kind: ReplyKind, language: &str, text: &str) {
+        self.0.insert((kind, language.to_lowercase().replace('_', "-")), text.to_owned());
+    }
+
+    /// The text for a person, and the language it is in: in theirs, with its region and without it, own before built-in;
+    /// else in English.
+    pub fn of(&self, kind: ReplyKind, language: Option<&str>) -> (String, String) {
+        let tag = language.unwrap_or(FALLBACK).to_lowercase().replace('_', "-");
+        let primary = tag.split('-').next().unwrap_or(FALLBACK).to_owned();
+        let own =
+            |language: &str| self.0.get_key_value(&(kind, language.to_owned())).map(|((_, language), text)| (language.clone(), text.clone()));
+        let built_in = built_in(kind, Some(&primary));
+        let theirs = own(&tag).or_else(|| own(&primary));
+        let fallback = || if built_in.0 == FALLBACK { own(FALLBACK) } else { None };
+        theirs.or_else(fallback).unwrap_or_else(|| (built_in.0.to_owned(), built_in.1.to_owned()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,6 +116,19 @@ mod tests {
         assert_eq!(built_in(ReplyKind::OptOutConfirmation, Some("pt-BR")).0, "pt");
         assert_eq!(built_in(ReplyKind::OptOutConfirmation, Some("xx")).0, "en");
         assert_eq!(built_in(ReplyKind::Help, None).0, "en");
+    }
+
+    #[test]
+    fn own_words_come_before_built_in_ones_and_the_persons_language_before_both() {
+        let mut texts = ReplyTexts::default();
+        texts.set(ReplyKind::Help, "pt-BR", "oi");
+        texts.set(ReplyKind::Help, "en", "hello");
+        let of = |language| texts.of(ReplyKind::Help, language);
+        assert_eq!(of(Some("pt_br")), ("pt-br".to_owned(), "oi".to_owned()));
+        assert_eq!(of(Some("pt-PT")).0, "pt", "built in");
+        assert_eq!(of(Some("xx")), ("en".to_owned(), "hello".to_owned()), "a language without a text");
+        assert_eq!(of(None).1, "hello");
+        assert_ne!(texts.of(ReplyKind::OptInConfirmation, Some("en")).1, "hello");
     }
 
     #[test]

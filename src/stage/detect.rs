@@ -11,7 +11,7 @@ use crate::domain::decide::{Question, Standing};
 use crate::domain::identity::{Identities, Identity, IdentityKey};
 use crate::domain::key::{Channel, ConsentKey, Subject};
 use crate::domain::message::{Content, InboundMessage, Preference};
-use crate::domain::reply::{self, ReplyKind};
+use crate::domain::reply::{ReplyKind, ReplyTexts};
 use crate::domain::suppression::{PersonPrint, SlotPrint};
 use crate::domain::time::Timestamp;
 use crate::domain::view::{Again, ConsentView};
@@ -46,6 +46,8 @@ pub struct Policy {
     pub excerpt: Excerpt,
     /// How long reviewers have.
     pub review_deadline_ms: i64,
+    /// The words of replies.
+    pub texts: ReplyTexts,
 }
 
 /// What detection rests on beside the view.
@@ -430,7 +432,7 @@ impl Ledger<'_> {
             Wish::Help => {
                 let due = finding.answerable && policy.confirmations;
                 let id = finding.id(&["help", &finding.evidence.provider_message_id]);
-                let reply = due.then(|| (ReplyKind::Help, finding.reply(ReplyKind::Help, id, String::new())));
+                let reply = due.then(|| (ReplyKind::Help, finding.reply(ReplyKind::Help, id, String::new(), policy)));
                 Answer { reply, ..Answer::default() }
             }
             Wish::Review => {
@@ -504,7 +506,7 @@ impl Ledger<'_> {
             // that was computed first was never seen, its transaction having been aborted.
             let own = own_earlier.map(|act| format!("own {}", act_name(act))).unwrap_or_default();
             let id = finding.id(&[kind.as_str(), &first, &superseded, &own]);
-            answer.reply = Some((kind, finding.reply(kind, id, superseded)));
+            answer.reply = Some((kind, finding.reply(kind, id, superseded, policy)));
         }
         answer
     }
@@ -650,8 +652,8 @@ impl Finding {
         hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    fn reply(&self, kind: ReplyKind, id: String, superseded: String) -> proto::ReplyRequest {
-        let (locale, text) = reply::built_in(kind, Some(&self.evidence.language).filter(|language| !language.is_empty()).map(String::as_str));
+    fn reply(&self, kind: ReplyKind, id: String, superseded: String, policy: &Policy) -> proto::ReplyRequest {
+        let (locale, text) = policy.texts.of(kind, Some(self.evidence.language.as_str()).filter(|language| !language.is_empty()));
         let kind = match kind {
             ReplyKind::OptOutConfirmation => proto::ReplyKind::OptOutConfirmation,
             ReplyKind::OptInConfirmation => proto::ReplyKind::OptInConfirmation,
@@ -668,8 +670,8 @@ impl Finding {
             channel: self.arrived_on.as_str().to_owned(),
             to: self.sender.first().to_text(),
             from: self.evidence.receiving_number.clone(),
-            locale: locale.to_owned(),
-            text: text.to_owned(),
+            locale,
+            text,
             in_reply_to: self.evidence.provider_message_id.clone(),
             // From the person's act, not from our reading of it: a confirmation that comes an hour late is not sent.
             expires_at_ms: self.occurred_at.plus_millis(REPLY_EXPIRY_MS).millis(),

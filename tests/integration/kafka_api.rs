@@ -72,6 +72,9 @@ fn a_sender_asks_at_the_door_and_an_entry_counts_once_it_is_answered() {
     assert_eq!((status, &back["state"], &back["marketing"]), (201, &json!("opted-in"), &json!("allowed")));
     let (_, answer) = check(json!([ada]));
     assert_eq!(answer["results"][0]["reason"], json!("opted-in-again"));
+    let again = api.sends("DELETE", &path, &[], &json!({ "proof": "rang again", "reason": "asked" }).to_string());
+    assert_eq!((again.0, &again.1["changed"]), (201, &json!(false)), "grounds may stand in a body");
+    assert_eq!(api.sends("DELETE", &path, &[], &json!({ "prof": "x" }).to_string()).0, 400);
     assert_eq!(api.gets(&format!("/v1/opt-outs/acme/whatsapp/{}", phone(9).replace('+', "%2B"))).0, 404);
 
     // Page by page.
@@ -374,7 +377,7 @@ fn clients_that_are_not_ours_find_what_the_description_says() {
             let mut query = Vec::new();
             for parameter in operation["parameters"].as_array().into_iter().flatten() {
                 let (name, value) = (parameter["name"].as_str().expect("a name"), made.sample(&parameter["schema"]));
-                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned).replace('+', "%2B");
+                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned).replace('+', "%2B").replace(' ', "%20");
                 match (parameter["in"].as_str(), parameter["required"].as_bool()) {
                     (Some("path"), _) => filled = filled.replace(&format!("{{{name}}}"), &text),
                     (Some("query"), Some(true)) => query.push(format!("{name}={text}")),

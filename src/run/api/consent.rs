@@ -189,14 +189,25 @@ pub(super) async fn add(State(api): State<Api>, headers: HeaderMap, bytes: Resul
     enter(&api, &headers, &given, Grounds { actor, reason, proof, list: None }).await
 }
 
+/// On what grounds an opt-in is entered: in the query, or in a body.
+const GROUNDS: [&str; 4] = ["subject", "occurred_at", "reason", "proof"];
+
 pub(super) async fn remove(
     State(api): State<Api>,
     headers: HeaderMap,
     Path(parts): Path<(String, String, String)>,
     RawQuery(text): RawQuery,
+    bytes: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     let Actor(actor) = api.access.check(&headers, TokenRole::Write)?;
-    let parameters = query(text, &["subject", "occurred_at", "reason", "proof"])?;
+    let mut parameters = query(text, &GROUNDS)?;
+    if !bytes.as_ref().is_ok_and(Bytes::is_empty) {
+        let given: BTreeMap<String, String> = body(&headers, bytes)?;
+        if given.keys().any(|name| !GROUNDS.contains(&name.as_str())) {
+            return Err(Problem::of(StatusCode::BAD_REQUEST, &format!("a field is not known: there are {}", GROUNDS.join(", "))));
+        }
+        parameters.extend(given);
+    }
     let get = |name: &str| parameters.get(name).cloned();
     let (business, channel, identity) = path(&api, parts)?;
     let given = Given {

@@ -25,8 +25,14 @@ impl World {
     }
 
     fn with(change: impl FnOnce(&mut Policy)) -> Self {
-        let mut policy =
-            Policy { cross_channel: false, confirmations: true, review_suppresses: true, excerpt: Excerpt::Around, review_deadline_ms: 1000 };
+        let mut policy = Policy {
+            cross_channel: false,
+            confirmations: true,
+            review_suppresses: true,
+            excerpt: Excerpt::Around,
+            review_deadline_ms: 1000,
+            texts: Default::default(),
+        };
         change(&mut policy);
         let format = InboundFormat { format: Format::Auto, default_channel: Channel::Whatsapp };
         let rules = DetectRules {

@@ -526,7 +526,14 @@ fn detect_rules() -> DetectRules {
         lexicons: BTreeMap::new(),
         businesses: Arc::new(Businesses::default()),
         formats: vec![(INBOUND.into(), InboundFormat { format: Format::Json, default_channel: Channel::Whatsapp })],
-        policy: Policy { cross_channel: false, confirmations: true, review_suppresses: true, excerpt: Excerpt::None, review_deadline_ms: 1000 },
+        policy: Policy {
+            cross_channel: false,
+            confirmations: true,
+            review_suppresses: true,
+            excerpt: Excerpt::None,
+            review_deadline_ms: 1000,
+            texts: Default::default(),
+        },
         policies: BTreeMap::new(),
         rules_version: "r1".to_owned(),
     }
