@@ -65,6 +65,24 @@ enum OptOutVerb {
     Heal(HealArgs),
 }
 
+/// What the evidence says of whoever enters something; a row of a list may give a reason of its own.
+#[derive(Args)]
+pub(super) struct Who {
+    /// Why, for the evidence
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    reason: String,
+    /// Who it is, for the evidence
+    #[arg(long, env = "USER", value_name = "NAME", default_value = "operator")]
+    actor: String,
+}
+
+impl Who {
+    /// The grounds, with what is put forward as proof.
+    pub(super) fn grounds(&self, proof: &str) -> Grounds {
+        Grounds { actor: self.actor.clone(), reason: self.reason.clone(), proof: proof.to_owned(), list: None }
+    }
+}
+
 /// Whose state, about what.
 #[derive(Args)]
 struct Whose {
@@ -91,12 +109,8 @@ struct EntryArgs {
     /// When the person said so (RFC 3339) [default: now]
     #[arg(long, value_name = "T")]
     at: Option<String>,
-    /// Why, for the evidence
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    reason: String,
-    /// Who enters it, for the evidence
-    #[arg(long, env = "USER", value_name = "NAME", default_value = "operator")]
-    actor: String,
+    #[command(flatten)]
+    who: Who,
     /// What shows that the person wished it: a ticket, a document; needed for an opt-in
     #[arg(long, value_name = "TEXT", default_value = "")]
     proof: String,
@@ -201,12 +215,8 @@ struct ImportArgs {
     /// The time of rows that name none (RFC 3339) [default: now]
     #[arg(long, value_name = "T")]
     at: Option<String>,
-    /// Why, of rows that do not say
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    reason: String,
-    /// Who enters it, for the evidence
-    #[arg(long, env = "USER", value_name = "NAME", default_value = "operator")]
-    actor: String,
+    #[command(flatten)]
+    who: Who,
     /// What shows that people wished to come back: without it no row opts anybody in
     #[arg(long, value_name = "TEXT", default_value = "")]
     proof: String,
@@ -231,12 +241,8 @@ struct EraseArgs {
     /// The person: +5511912345678, bsuid:…, email:…, ext:…
     #[arg(long, value_name = "ID", allow_hyphen_values = true)]
     to: String,
-    /// Why, for the evidence of what goes on standing
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    reason: String,
-    /// Who erases, for the evidence of what goes on standing
-    #[arg(long, env = "USER", value_name = "NAME", default_value = "operator")]
-    actor: String,
+    #[command(flatten)]
+    who: Who,
     /// Say what would be erased and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -309,7 +315,7 @@ fn enter(args: &EntryArgs, state: ConsentState) -> Result<(), Failure> {
         hashed: config.hashed,
     };
     let given = Given { identity: Some(args.whose.to.clone()), state: Some(state_word(state).to_owned()), ..Given::default() };
-    let grounds = Grounds { actor: args.actor.clone(), reason: args.reason.clone(), proof: args.proof.clone(), list: None };
+    let grounds = args.who.grounds(&args.proof);
     let entry = Entry::of(&given, &defaults, grounds).map_err(refused)?;
     let entered = list::enter(&config, std::slice::from_ref(&entry), now).map_err(failed)?.map_err(refused)?;
     let Some(entered) = entered.into_iter().next() else { return Err(failed("nothing was entered")) };
@@ -499,7 +505,7 @@ fn import(args: &ImportArgs) -> Result<(), Failure> {
             occurred_at: at(args.at.as_deref(), now)?,
             hashed: config.hashed,
         },
-        grounds: Grounds { actor: args.actor.clone(), reason: args.reason.clone(), proof: args.proof.clone(), list: None },
+        grounds: args.who.grounds(&args.proof),
         format: args.format.map(Format::meant),
         sha256,
         dry_run: args.dry_run,
@@ -541,7 +547,7 @@ fn erase(args: &EraseArgs) -> Result<(), Failure> {
     let config = args.cluster.configure(Verb::Run)?;
     let identity = Identity::recognise(&args.to).map_err(not_an_identity)?;
     let channel = args.channel.as_deref().map(|name| channel(Some(name), &config)).transpose()?;
-    let grounds = Grounds { actor: args.actor.clone(), reason: args.reason.clone(), ..Grounds::default() };
+    let grounds = args.who.grounds("");
     let business = config.businesses.resolve(&args.business);
     let erased = list::erase(&config, business, channel.as_ref(), &identity, &grounds, args.dry_run).map_err(refused)?;
     if erased.keys == 0 {

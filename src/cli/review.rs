@@ -1,6 +1,6 @@
 //! `stopgate review`: messages that a person must judge.
 
-use super::opt_out::now;
+use super::opt_out::{Who, now};
 use super::{ClusterArgs, failed, init_log, refused};
 use clap::{Args, Subcommand};
 use std::io::{BufWriter, Write};
@@ -8,7 +8,6 @@ use stopgate::config::{LogFormat, Verb};
 use stopgate::run::list;
 use stopgate::run::list::reviews::{self, Judgement};
 use stopgate::run::service::Failure;
-use stopgate::stage::entry::Grounds;
 
 #[derive(Args)]
 pub(crate) struct ReviewArgs {
@@ -42,12 +41,8 @@ struct VerdictArgs {
     /// The id that `review list` prints
     #[arg(value_name = "ID")]
     id: String,
-    /// Who judges, for the evidence
-    #[arg(long, env = "USER", value_name = "NAME", default_value = "operator")]
-    actor: String,
-    /// Why, for the evidence
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    reason: String,
+    #[command(flatten)]
+    who: Who,
     /// JSON Lines
     #[arg(long)]
     json: bool,
@@ -89,7 +84,7 @@ fn print_list(args: &ListArgs) -> Result<(), Failure> {
 
 fn judge(args: &VerdictArgs, judgement: Judgement) -> Result<(), Failure> {
     let config = args.cluster.configure(Verb::Run)?;
-    let grounds = Grounds { actor: args.actor.clone(), reason: args.reason.clone(), ..Grounds::default() };
+    let grounds = args.who.grounds("");
     let entries = reviews::verdict(&config, &args.id, judgement, &grounds).map_err(failed)?;
     let entries = entries
         .ok_or_else(|| failed("no review of this id waits: it was judged, or the person has spoken since, or it is past its retention"))?;
