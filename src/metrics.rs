@@ -83,6 +83,8 @@ pub struct Metrics {
     /// Alert on: opt-outs at a rate far above the usual one.
     pub consent_records: Family<State, Counter>,
     pub replies: Family<Kind, Counter>,
+    /// Alert on: a steady increase. Detect is far behind, or the times of messages are wrong: nobody is answered.
+    pub replies_expired: Counter,
     /// Alert on: more than reviewers can judge within their deadline.
     pub reviews: Counter,
     pub decisions: Family<DecisionReason, Counter>,
@@ -143,6 +145,7 @@ impl Metrics {
             messages: Family::default(),
             consent_records: Family::default(),
             replies: Family::default(),
+            replies_expired: Counter::default(),
             reviews: Counter::default(),
             decisions: Family::default(),
             dead_letters: Family::default(),
@@ -177,6 +180,7 @@ impl Metrics {
         registry.register("messages", "Readable inbound messages by class", self.messages.clone());
         registry.register("consent_records", "Consent records written, by state", self.consent_records.clone());
         registry.register("replies", "Reply requests written, by kind", self.replies.clone());
+        registry.register("replies_expired", "Replies that had expired when they were written: senders drop them", self.replies_expired.clone());
         registry.register("reviews", "Review requests written", self.reviews.clone());
         registry.register("decisions", "Sends decided, by decision and reason", self.decisions.clone());
         registry.register("dead_letters", "Records set aside, by reason", self.dead_letters.clone());

@@ -17,7 +17,7 @@ use crate::stage::detect::{Answer, DetectRules, Detector, Ledger, Overlay, Read}
 use crate::wire::{consent, proto};
 use prost::Message;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long one poll for acknowledgements waits: about half of what a broker on the same network needs.
 const ACK_POLL: Duration = Duration::from_micros(500);
@@ -74,6 +74,10 @@ impl DetectStage {
         }
         if let Some((kind, reply)) = answer.reply {
             self.metrics.replies.get_or_create(&Kind { kind: kind.as_str() }).inc();
+            // Written all the same: whoever sends it drops it by its own rule, and a reading of old messages is not silent.
+            if SystemTime::now().duration_since(UNIX_EPOCH).is_ok_and(|now| now.as_millis() as i64 > reply.expires_at_ms) {
+                self.metrics.replies_expired.inc();
+            }
             self.write_keyed(&self.config.topics.replies, &reply.to, reply.encode_to_vec(), transaction)?;
         }
         if let Some(review) = answer.review {
