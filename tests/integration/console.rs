@@ -31,6 +31,7 @@ impl Browser {
         let arguments = [
             "--headless",
             "--no-sandbox",
+            "--disable-dev-shm-usage",
             "--disable-gpu",
             "--disable-quic",
             "--no-first-run",
@@ -45,7 +46,14 @@ impl Browser {
         let wanted = json!({ "capabilities": { "alwaysMatch": {
             "browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": { "browser": "ALL" } } } });
         let session = browser.sends("POST", "/session", wanted);
-        browser.session = session["sessionId"].as_str().unwrap_or_else(|| panic!("no browser: {session}")).to_owned();
+        match session["sessionId"].as_str() {
+            Some(session) => browser.session = session.to_owned(),
+            None => {
+                // A machine that cannot start a browser has none; what it says is for whoever looks into it.
+                drop(writeln!(std::io::stderr(), "skipped the console's test: no browser starts: {}", session["message"]));
+                return None;
+            }
+        }
         Some(browser)
     }
 
