@@ -80,9 +80,7 @@ pub(crate) fn time(text: &str) -> Result<Timestamp, String> {
 
 /// A place on opt-outs, as `stopgate-cause` names it.
 pub(crate) fn position(text: &str) -> Result<Position, String> {
-    let wrong = || format!("{text:?} is not P@O, such as 3@1017");
-    let (partition, offset) = text.split_once('@').ok_or_else(wrong)?;
-    Ok(Position { partition: partition.parse().map_err(|_| wrong())?, offset: offset.parse().map_err(|_| wrong())? })
+    text.parse().map_err(|()| format!("{text:?} is not P@O, such as 3@1017"))
 }
 
 /// Starts the log on standard error; STOPGATE_LOG wins over `directives`.

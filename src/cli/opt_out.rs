@@ -5,7 +5,6 @@ use clap::{Args, Subcommand, ValueEnum};
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Cursor, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 use stopgate::config::{Config, LogFormat, Verb};
 use stopgate::domain::consent::{ConsentState, Position};
 use stopgate::domain::decide::Decision;
@@ -13,9 +12,10 @@ use stopgate::domain::identity::Identity;
 use stopgate::domain::key::{Channel, Subject};
 use stopgate::domain::time::Timestamp;
 use stopgate::run::list::{self, AsOf, Filter, Import, Outcome, Told};
+use stopgate::run::now;
 use stopgate::run::service::Failure;
 use stopgate::run::stop::Stop;
-use stopgate::stage::entry::{Defaults, Entry, Grounds, state_word};
+use stopgate::stage::entry::{Defaults, Entry, Grounds};
 use stopgate::wire::consent::encode_key;
 use stopgate::wire::list::{Given, ListFormat};
 use stopgate::wire::when;
@@ -277,12 +277,6 @@ pub(crate) fn run(args: &OptOutArgs) -> Result<(), Failure> {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a verb is where time comes in")]
-pub(super) fn now() -> Result<Timestamp, Failure> {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_err(failed)?;
-    i64::try_from(since.as_millis()).ok().and_then(Timestamp::from_millis).ok_or_else(|| failed("the clock of this machine is wrong"))
-}
-
 fn subject(name: &str) -> Result<Subject, Failure> {
     Subject::parse(name).ok_or_else(|| refused("--subject is marketing, all, review or program:ID"))
 }
@@ -303,7 +297,7 @@ fn not_an_identity<T>(_: T) -> Failure {
 
 fn enter(args: &EntryArgs, state: ConsentState) -> Result<(), Failure> {
     let config = args.cluster.configure(Verb::Run)?;
-    let now = now()?;
+    let now = now();
     Identity::recognise(&args.whose.to).map_err(not_an_identity)?;
     let (channel, subject) = (channel(args.whose.channel.as_deref(), &config)?, subject(&args.subject)?);
     let defaults = Defaults {
@@ -314,7 +308,7 @@ fn enter(args: &EntryArgs, state: ConsentState) -> Result<(), Failure> {
         occurred_at: at(args.at.as_deref(), now)?,
         hashed: config.hashed,
     };
-    let given = Given { identity: Some(args.whose.to.clone()), state: Some(state_word(state).to_owned()), ..Given::default() };
+    let given = Given { identity: Some(args.whose.to.clone()), state: Some(state.as_str().to_owned()), ..Given::default() };
     let grounds = args.who.grounds(&args.proof);
     let entry = Entry::of(&given, &defaults, grounds).map_err(refused)?;
     let entered = list::enter(&config, std::slice::from_ref(&entry), now).map_err(failed)?.map_err(refused)?;
@@ -334,20 +328,20 @@ fn enter(args: &EntryArgs, state: ConsentState) -> Result<(), Failure> {
     if args.json {
         let decision = if cause.is_some() { "suppressed" } else { "allowed" };
         let told = serde_json::json!({
-            "key": key.as_str(), "state": state_word(stands), "occurred_at": when::to_text(occurred_at), "position": position.to_string(),
+            "key": key.as_str(), "state": stands.as_str(), "occurred_at": when::to_text(occurred_at), "position": position.to_string(),
             "written": written, "changed": changed, "marketing": decision, "cause": cause.map(|cause| cause.to_string()),
         });
         writeln!(out, "{told}").map_err(failed)?;
     } else {
         let how = if written { "written" } else { "not written: this stands already" };
-        writeln!(out, "{}  {}  {}  opt-outs record {position} ({how})", when::to_text(occurred_at), state_word(stands), key.as_str())
+        writeln!(out, "{}  {}  {}  opt-outs record {position} ({how})", when::to_text(occurred_at), stands.as_str(), key.as_str())
             .and_then(|()| writeln!(out, "marketing sends: {sends}{cause_text}"))
             .map_err(failed)?;
     }
     match entered.outcome.is_as_asked(state) {
         true => Ok(()),
         false => {
-            Err(failed(format!("a later act stands: {} since {}, opt-outs record {position}", state_word(stands), when::to_text(occurred_at))))
+            Err(failed(format!("a later act stands: {} since {}, opt-outs record {position}", stands.as_str(), when::to_text(occurred_at))))
         }
     }
 }
@@ -484,7 +478,7 @@ impl Format {
 
 fn import(args: &ImportArgs) -> Result<(), Failure> {
     let config = args.cluster.configure(Verb::Run)?;
-    let now = now()?;
+    let now = now();
     let (channel, subject) = (channel(args.channel.as_deref(), &config)?, subject(&args.subject)?);
     let told = |error: std::io::Error| refused(format!("{}: {error}", args.file.display()));
     // Read twice: the hash of the list stands in the evidence of each of its rows.

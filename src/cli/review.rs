@@ -1,12 +1,13 @@
 //! `stopgate review`: messages that a person must judge.
 
-use super::opt_out::{Who, now};
+use super::opt_out::Who;
 use super::{ClusterArgs, failed, init_log, refused};
 use clap::{Args, Subcommand};
 use std::io::{BufWriter, Write};
 use stopgate::config::{LogFormat, Verb};
 use stopgate::run::list;
 use stopgate::run::list::reviews::{self, Judgement};
+use stopgate::run::now;
 use stopgate::run::service::Failure;
 
 #[derive(Args)]
@@ -59,7 +60,7 @@ pub(crate) fn run(args: &ReviewArgs) -> Result<(), Failure> {
 
 fn print_list(args: &ListArgs) -> Result<(), Failure> {
     let config = args.cluster.configure(Verb::Run)?;
-    let now = now()?;
+    let now = now();
     let mut out = BufWriter::new(std::io::stdout().lock());
     for request in reviews::waiting(&config).map_err(failed)? {
         let waiting = reviews::shown(&request, now);
@@ -88,7 +89,7 @@ fn judge(args: &VerdictArgs, judgement: Judgement) -> Result<(), Failure> {
     let entries = reviews::verdict(&config, &args.id, judgement, &grounds).map_err(failed)?;
     let entries = entries
         .ok_or_else(|| failed("no review of this id waits: it was judged, or the person has spoken since, or it is past its retention"))?;
-    let entered = list::enter(&config, &entries, now()?).map_err(failed)?.map_err(refused)?;
+    let entered = list::enter(&config, &entries, now()).map_err(failed)?.map_err(refused)?;
     let mut out = std::io::stdout().lock();
     for (entry, entered) in entries.iter().zip(entered) {
         let key = stopgate::wire::consent::encode_key(&entry.key);
@@ -96,7 +97,7 @@ fn judge(args: &VerdictArgs, judgement: Judgement) -> Result<(), Failure> {
             list::Outcome::Written { position, .. } => (position, true),
             list::Outcome::Stood(act) => (act.cause, false),
         };
-        let state = stopgate::stage::entry::state_word(entry.state);
+        let state = entry.state.as_str();
         match args.json {
             true => {
                 let told = serde_json::json!({ "key": key.as_str(), "state": state, "position": position.to_string(), "written": written });

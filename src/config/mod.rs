@@ -318,7 +318,7 @@ impl RawConfig {
         let mut policy = raw.policy.meant();
         set_replies(&mut policy.texts, &raw.reply, "[[reply]]", &mut problems);
         let acknowledged_poison = raw.acknowledged_poison.iter().filter_map(|text| {
-            let position = parse_position(text);
+            let position = text.parse().ok();
             if position.is_none() {
                 problems.push(format!("acknowledged_poison: {text:?} is not partition@offset"));
             }
@@ -525,11 +525,6 @@ fn parse_tokens(raw: &[RawToken], problems: &mut Vec<String>) -> Vec<Token> {
         }
     }
     tokens
-}
-
-fn parse_position(text: &str) -> Option<Position> {
-    let (partition, offset) = text.split_once('@')?;
-    Some(Position { partition: partition.parse().ok()?, offset: offset.parse().ok()? })
 }
 
 impl RawTopics {

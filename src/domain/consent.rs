@@ -39,6 +39,16 @@ pub struct Position {
     pub offset: u64,
 }
 
+impl std::str::FromStr for Position {
+    type Err = ();
+
+    /// What [`Display`](std::fmt::Display) writes.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (partition, offset) = text.split_once('@').ok_or(())?;
+        Ok(Self { partition: partition.parse().map_err(|_| ())?, offset: offset.parse().map_err(|_| ())? })
+    }
+}
+
 impl std::fmt::Display for Position {
     /// `partition@offset`, the form of every header and report.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -91,6 +101,16 @@ pub fn safe_time(state: ConsentState, said: Option<Timestamp>, recorded: Option<
                 if believable.contains(&said) { said } else { recorded }
             }
         },
+    }
+}
+
+impl ConsentState {
+    /// The word in lists, answers, stories and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OptedOut => "opted-out",
+            Self::OptedIn => "opted-in",
+        }
     }
 }
 
@@ -164,6 +184,15 @@ mod tests {
                 Some(_) | None => Some(*act),
             })
             .map(|act| act.rank())
+    }
+
+    #[test]
+    fn a_position_reads_back_and_nothing_else_is_one() {
+        let position = Position { partition: 3, offset: 1017 };
+        assert_eq!(position.to_string().parse(), Ok(position));
+        for wrong in ["", "3", "3@", "@1", "3@1@2", "-3@1", "3@x"] {
+            assert_eq!(wrong.parse::<Position>(), Err(()), "{wrong}");
+        }
     }
 
     proptest! {

@@ -6,7 +6,7 @@ use super::outcome::DeadLetters;
 use super::view::{Passed, SharedView};
 use super::worker::{Batch, Incoming, Stage};
 use crate::config::Config;
-use crate::domain::consent::{ConsentState, Position};
+use crate::domain::consent::Position;
 use crate::domain::time::Timestamp;
 use crate::kafka::EdgeError;
 use crate::kafka::group::Received;
@@ -17,7 +17,7 @@ use crate::stage::detect::{Answer, DetectRules, Detector, Ledger, Overlay, Read}
 use crate::wire::{consent, proto};
 use prost::Message;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// How long one poll for acknowledgements waits: about half of what a broker on the same network needs.
 const ACK_POLL: Duration = Duration::from_micros(500);
@@ -66,16 +66,13 @@ impl DetectStage {
             };
             self.consents.send(&produce, consent.number)?;
             self.outstanding += 1;
-            let state = match consent.act.state {
-                ConsentState::OptedOut => "opted-out",
-                ConsentState::OptedIn => "opted-in",
-            };
+            let state = consent.act.state.as_str();
             self.metrics.consent_records.get_or_create(&State { state }).inc();
         }
         if let Some((kind, reply)) = answer.reply {
             self.metrics.replies.get_or_create(&Kind { kind: kind.as_str() }).inc();
             // Written all the same: whoever sends it drops it by its own rule, and a reading of old messages is not silent.
-            if SystemTime::now().duration_since(UNIX_EPOCH).is_ok_and(|now| now.as_millis() as i64 > reply.expires_at_ms) {
+            if super::now().millis() > reply.expires_at_ms {
                 self.metrics.replies_expired.inc();
             }
             self.write_keyed(&self.config.topics.replies, &reply.to, reply.encode_to_vec(), transaction)?;

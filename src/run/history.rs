@@ -4,7 +4,6 @@
 //! The opt-outs topic is read whole, because former names of a business and other spellings of a number lie in other
 //! partitions; sends are found by reading their outcomes. The inbound topic is not needed: the evidence is in the record.
 
-use super::progress;
 use super::readers::{Readers, Trouble};
 use crate::config::Config;
 use crate::domain::consent::Position;
@@ -144,16 +143,9 @@ pub fn sort(events: &mut [Event]) {
     events.sort_by(|one, other| (one.at_ms, one.event, &one.position).cmp(&(other.at_ms, other.event, &other.position)));
 }
 
-/// Reads a topic in parallel. One that does not exist holds nothing.
+/// Reads a topic in parallel.
 fn scan(readers: &Readers, topic: &TopicName, threads: usize, each: &(impl Fn(&Record<'_>) + Sync)) -> Result<(), Trouble> {
-    let extent = readers.extent(topic)?;
-    let bar = progress::bar("reading", Some(extent.spans().iter().map(|span| span.to - span.from).sum()));
-    readers.for_each(&extent, threads, &|record| {
-        bar.inc(1);
-        each(record);
-    })?;
-    bar.finish_and_clear();
-    Ok(())
+    readers.scan("reading", topic, &readers.extent(topic)?.spans(), threads, each)
 }
 
 fn person_of_act(config: &Config, readers: &Readers, at: Position) -> Result<Option<Identity>, Trouble> {
@@ -231,11 +223,7 @@ fn consent_events(config: &Config, sought: &Sought, record: &Record<'_>) -> Vec<
         ConsentChange::Act { act, .. } => act,
     };
     let consent = proto::ConsentRecord::decode(record.value.unwrap_or_default()).unwrap_or_default();
-    let state = match act.state {
-        crate::domain::consent::ConsentState::OptedOut => "opted-out",
-        crate::domain::consent::ConsentState::OptedIn => "opted-in",
-    };
-    fact(&mut facts, "state", state);
+    fact(&mut facts, "state", act.state.as_str());
     fact(&mut facts, "identity", &key.identity.to_text());
     let recorded = event(record.timestamp_ms, Happened::Recorded, facts.clone());
     let evidence = consent.evidence.clone().unwrap_or_default();

@@ -2,6 +2,15 @@
 
 #![allow(clippy::disallowed_methods)] // time is read here, and nowhere below
 
+use crate::domain::time::Timestamp;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What the clock of this machine says; the epoch where that is no time. Whoever decides takes it as an argument.
+pub fn now() -> Timestamp {
+    let millis = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
+    Timestamp::from_millis(millis).unwrap_or(Timestamp::EPOCH)
+}
+
 pub mod api;
 pub mod bench;
 pub mod classify;

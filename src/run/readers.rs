@@ -1,6 +1,7 @@
 //! What looking back works with: questions to the brokers, and readers of stretches of topics. Nothing here can write:
 //! no producer, no group that is joined, no position that is committed.
 
+use super::progress;
 use crate::config::Config;
 use crate::kafka::offsets::{OffsetsClient, Unknown};
 use crate::kafka::range::{RangeError, RangeReader, Span, read_in_parallel};
@@ -135,6 +136,24 @@ impl Readers {
     /// A reader of stretches of one topic.
     pub fn read(&self, topic: &TopicName, spans: &[Span]) -> Result<RangeReader, EdgeError> {
         RangeReader::new(&self.connection, &self.group, topic, spans)
+    }
+
+    /// Hands every record of these stretches of a topic to `each`, as [`Readers::for_each`] does, and shows the progress of it.
+    pub fn scan(
+        &self,
+        what: &'static str,
+        topic: &TopicName,
+        spans: &[Span],
+        threads: usize,
+        each: &(impl Fn(&Record<'_>) + Sync),
+    ) -> Result<(), Trouble> {
+        let bar = progress::bar(what, Some(spans.iter().map(|span| span.to.saturating_sub(span.from)).sum()));
+        read_in_parallel(&self.connection, &self.group, topic, spans, threads, |record| {
+            bar.inc(1);
+            each(record);
+        })?;
+        bar.finish_and_clear();
+        Ok(())
     }
 
     /// Hands every record of a topic to `each`, from up to `threads` threads; one partition's records come in order and

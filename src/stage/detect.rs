@@ -594,10 +594,7 @@ impl Finding {
         {
             evidence.raw_identity = phone.as_spelt().to_owned();
         }
-        let state = match act.state {
-            ConsentState::OptedOut => proto::ConsentState::OptedOut,
-            ConsentState::OptedIn => proto::ConsentState::OptedIn,
-        };
+        let state = proto::ConsentState::from(act.state);
         proto::ConsentRecord {
             state: state.into(),
             occurred_at_ms: act.occurred_at.millis(),

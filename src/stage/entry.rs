@@ -161,17 +161,13 @@ impl Entry {
     }
 
     fn record(&self, changed_state: bool) -> proto::ConsentRecord {
-        let (state, list) = (self.state, self.grounds.list.as_ref());
+        let list = self.grounds.list.as_ref();
         let spelt = match &self.key.identity {
             Identity::Phone(phone) if phone.as_spelt() != phone.as_str() => phone.as_spelt().to_owned(),
             Identity::Phone(_) | Identity::Bsuid(_) | Identity::Email(_) | Identity::Ext(_) | Identity::Hash(_) => String::new(),
         };
         proto::ConsentRecord {
-            state: match state {
-                ConsentState::OptedOut => proto::ConsentState::OptedOut,
-                ConsentState::OptedIn => proto::ConsentState::OptedIn,
-            }
-            .into(),
+            state: proto::ConsentState::from(self.state).into(),
             occurred_at_ms: self.occurred_at.millis(),
             cause: if list.is_some() { proto::ConsentCause::Import } else { proto::ConsentCause::Admin }.into(),
             evidence: Some(proto::Evidence {
@@ -194,14 +190,6 @@ impl Entry {
 pub fn standing(view: &ConsentView, key: &ConsentKey) -> Option<Act> {
     let (person, slot) = view.print_key().of_key(key);
     view.standing(person, slot)
-}
-
-/// The word for a state in lists and answers.
-pub fn state_word(state: ConsentState) -> &'static str {
-    match state {
-        ConsentState::OptedOut => "opted-out",
-        ConsentState::OptedIn => "opted-in",
-    }
 }
 
 fn state(word: &str) -> Result<ConsentState, EntryError> {

@@ -7,7 +7,7 @@
 
 use super::apply::{Effect, Written, apply};
 use crate::domain::business::Businesses;
-use crate::domain::consent::{ConsentState, Position};
+use crate::domain::consent::Position;
 use crate::domain::key::ConsentKey;
 use crate::domain::suppression::{Applied, PrintKey};
 use crate::domain::view::ConsentView;
@@ -72,10 +72,7 @@ pub fn again(record: &Written<'_>) -> Option<Vec<u8>> {
     if readable.as_ref().is_some_and(|readable| readable.occurred_at_ms == at) {
         return Some(value.to_vec());
     }
-    let state = match act.state {
-        ConsentState::OptedOut => proto::ConsentState::OptedOut,
-        ConsentState::OptedIn => proto::ConsentState::OptedIn,
-    };
+    let state = proto::ConsentState::from(act.state);
     Some(encode_value(&proto::ConsentRecord { state: state.into(), occurred_at_ms: at, ..readable.unwrap_or_default() }))
 }
 

@@ -102,6 +102,15 @@ pub fn decode_key(bytes: &[u8], businesses: &Businesses) -> Result<ConsentKey, U
     })
 }
 
+impl From<ConsentState> for proto::ConsentState {
+    fn from(state: ConsentState) -> Self {
+        match state {
+            ConsentState::OptedOut => Self::OptedOut,
+            ConsentState::OptedIn => Self::OptedIn,
+        }
+    }
+}
+
 /// A record of the opt-outs topic as the view applies it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ConsentChange {

@@ -10,7 +10,7 @@ use crate::domain::identity::Identity;
 use crate::domain::key::{Channel, ConsentKey, Subject};
 use crate::run::history::{self, Scope, Whose};
 use crate::run::list::{self, Entered, Filter, Outcome, Standing};
-use crate::stage::entry::{Defaults, Entry, Grounds, standing, state_word};
+use crate::stage::entry::{Defaults, Entry, Grounds, standing};
 use crate::wire::consent::encode_key;
 use crate::wire::list::{Given, Row};
 use crate::wire::when;
@@ -72,11 +72,7 @@ pub(super) async fn list(State(api): State<Api>, headers: HeaderMap, RawQuery(te
     };
     let limit = get("limit").map_or(Some(PAGE_ROWS), |limit| limit.parse().ok().filter(|limit| (1..=MAX_PAGE_ROWS).contains(limit)));
     let limit = limit.ok_or_else(|| wrong("/limit", &format!("limit is 1 to {MAX_PAGE_ROWS}")))?;
-    let place = |text: &str| {
-        let (partition, offset) = text.split_once('@')?;
-        Some(Position { partition: partition.parse().ok()?, offset: offset.parse().ok()? })
-    };
-    let from = get("after").map_or(Some(Position { partition: 0, offset: 0 }), place);
+    let from = get("after").map_or(Some(Position { partition: 0, offset: 0 }), |text| text.parse().ok());
     let from = from.ok_or_else(|| wrong("/after", "after is what `next` of the page before said"))?;
     api.checks.fence().await?;
     let view = api.view.clone();
@@ -215,7 +211,7 @@ pub(super) async fn remove(
         channel: Some(channel.as_str().to_owned()),
         identity: Some(identity.to_text()),
         subject: get("subject"),
-        state: Some(state_word(ConsentState::OptedIn).to_owned()),
+        state: Some(ConsentState::OptedIn.as_str().to_owned()),
         occurred_at: get("occurred_at"),
         ..Given::default()
     };
@@ -251,7 +247,7 @@ fn tell(entry: &Entry, entered: &Entered) -> Result<Response, Problem> {
         Outcome::Stood(act) if act.state == entry.state => answer(StatusCode::OK, &body),
         Outcome::Stood(act) => Err(Problem::of(
             StatusCode::CONFLICT,
-            &format!("a later act stands: {} since {}, opt-outs record {}", state_word(act.state), when::to_text(act.occurred_at), act.cause),
+            &format!("a later act stands: {} since {}, opt-outs record {}", act.state.as_str(), when::to_text(act.occurred_at), act.cause),
         )),
     }
 }
@@ -282,7 +278,7 @@ pub(super) fn told(entry: &Entry, entered: &Entered) -> Told {
     };
     Told {
         key: encode_key(&entry.key).as_str().to_owned(),
-        state: state_word(state),
+        state: state.as_str(),
         occurred_at: when::to_text(occurred_at),
         position: position.to_string(),
         written,

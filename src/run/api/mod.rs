@@ -13,6 +13,7 @@ mod enter;
 mod problem;
 mod reviews;
 
+use super::now;
 use super::stop::Stop;
 use super::view::SharedView;
 use crate::config::Config;
@@ -33,7 +34,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// Largest body that is read.
@@ -142,9 +143,4 @@ fn body<T: DeserializeOwned>(headers: &HeaderMap, body: Result<Bytes, BytesRejec
         let what = what.split(", expected").next().unwrap_or_default();
         Problem::of(StatusCode::BAD_REQUEST, &format!("line {} column {}: {what}", error.line(), error.column()))
     })
-}
-
-fn now() -> crate::domain::time::Timestamp {
-    let millis = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
-    crate::domain::time::Timestamp::from_millis(millis).unwrap_or(crate::domain::time::Timestamp::EPOCH)
 }

@@ -112,10 +112,7 @@ pub fn erase(
 
 /// An act without what it rests on: when, what, and who erased the rest.
 fn protecting(act: &Act, cause: i32, grounds: &Grounds) -> proto::ConsentRecord {
-    let state = match act.state {
-        ConsentState::OptedOut => proto::ConsentState::OptedOut,
-        ConsentState::OptedIn => proto::ConsentState::OptedIn,
-    };
+    let state = proto::ConsentState::from(act.state);
     let reason = if grounds.reason.is_empty() { "erasure".to_owned() } else { format!("erasure: {}", grounds.reason) };
     proto::ConsentRecord {
         state: state.into(),

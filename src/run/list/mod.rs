@@ -21,13 +21,12 @@ pub use rows::{AsOf, Filter, Known, Page, Standing, Told, export, page, person, 
 
 pub(super) use write::Writer;
 
-use super::progress;
 use super::readers::{Extent, Readers, Trouble};
 use crate::config::Config;
 use crate::domain::consent::Position;
 use crate::domain::suppression::PrintKey;
 use crate::domain::view::ConsentView;
-use crate::kafka::range::{Span, read_in_parallel};
+use crate::kafka::range::Span;
 use crate::record::Record;
 use crate::stage::apply::{Effect, Reader, Written};
 use parking_lot::Mutex;
@@ -59,14 +58,7 @@ impl<'c> Source<'c> {
 
     /// Hands every record of these stretches to `each`, from several threads.
     pub(super) fn scan(&self, what: &'static str, spans: &[Span], each: &(impl Fn(&Record<'_>) + Sync)) -> Result<(), Trouble> {
-        let bar = progress::bar(what, Some(spans.iter().map(|span| span.to.saturating_sub(span.from)).sum()));
-        let (connection, group, topic) = (&self.config.connection, &self.config.filter_group, &self.config.topics.opt_outs);
-        read_in_parallel(connection, group, topic, spans, self.threads, |record| {
-            bar.inc(1);
-            each(record);
-        })?;
-        bar.finish_and_clear();
-        Ok(())
+        self.readers.scan(what, &self.config.topics.opt_outs, spans, self.threads, each)
     }
 
     /// What stands when everything before these positions counts.

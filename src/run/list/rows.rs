@@ -13,7 +13,7 @@ use crate::record::Record;
 use crate::run::history::{self, Event, Scope};
 use crate::run::readers::{Extent, Trouble};
 use crate::stage::apply::apply;
-use crate::stage::entry::{standing as standing_act, state_word};
+use crate::stage::entry::standing as standing_act;
 use crate::wire::consent::{ConsentChange, decode_key, decode_value, partitions_of};
 use crate::wire::list::{ListFormat, ListWriter, Row};
 use crate::wire::{proto, when};
@@ -307,7 +307,7 @@ fn row(key: &ConsentKey, act: &Act, record: &Record<'_>) -> Row {
         channel: key.channel.as_str().to_owned(),
         identity: key.identity.to_text(),
         subject: key.subject.to_string(),
-        state: state_word(act.state),
+        state: act.state.as_str(),
         occurred_at: when::to_text(act.occurred_at),
         reason: first([evidence.reason, cause]),
         source: first([evidence.provenance, place]),

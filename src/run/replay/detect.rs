@@ -295,7 +295,7 @@ impl Walk<'_> {
 
 fn shown(consent: &Consent) -> String {
     let rule = consent.record.evidence.as_ref().map(|evidence| evidence.rule.as_str()).unwrap_or_default();
-    format!("{} by {rule}", crate::stage::entry::state_word(consent.act.state))
+    format!("{} by {rule}", consent.act.state.as_str())
 }
 
 /// Which parts of a record are not as they follow from its message. Under other rules only what they cannot change counts.
@@ -328,7 +328,7 @@ fn asked(findings: &[crate::stage::detect::Finding], rules: &DetectRules) -> BTr
         let consents = finding.expected(rules)?;
         let first = consents.first()?;
         let rule = first.record.evidence.as_ref().map(|evidence| evidence.rule.clone()).unwrap_or_default();
-        Some((finding.index(), (format!("{} of {}", crate::stage::entry::state_word(first.act.state), first.key.subject), rule)))
+        Some((finding.index(), (format!("{} of {}", first.act.state.as_str(), first.key.subject), rule)))
     };
     findings.iter().filter_map(of).collect()
 }

@@ -136,12 +136,6 @@ impl Progress<'_> {
     }
 }
 
-/// `partition@offset`.
-pub(super) fn position(text: &str) -> Option<Position> {
-    let (partition, offset) = text.split_once('@')?;
-    Some(Position { partition: partition.parse().ok()?, offset: offset.parse().ok()? })
-}
-
 /// Replays the filter. What differs is told to `out` as it is met, and a summary at the end. `what_if`: every send is also
 /// decided under these rules, and what would change is counted and sampled.
 pub fn filter(

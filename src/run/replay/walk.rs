@@ -4,7 +4,7 @@ use super::SAMPLES;
 use super::align::{Aligned, Aligner, Digest, DigestKey, HasDigest};
 use super::parts::Part;
 use super::tell::{Difference, Kind, Summary, Teller};
-use super::{Dead, Plan, Progress, position};
+use super::{Dead, Plan, Progress};
 use crate::config::SendsOutput;
 use crate::domain::consent::Position;
 use crate::domain::decide::{AllowReason, Decision, SuppressReason};
@@ -713,7 +713,7 @@ impl<'a> Walk<'a> {
         let record = received.record(&headers);
         let text = |name| record.header(name).and_then(|value| std::str::from_utf8(value).ok());
         let prefix = format!("{}-{}@", self.input.topic, self.part.partition);
-        let cause = text("stopgate-cause").and_then(position);
+        let cause = text("stopgate-cause").and_then(|text| text.parse().ok());
         Ok(Some(FoundSuppressed {
             offset: record.offset,
             source: text("stopgate-source").and_then(|source| source.strip_prefix(&prefix)?.parse().ok()),

@@ -9,14 +9,14 @@ mod show;
 pub use show::{Format, write};
 
 use super::list::reviews;
-use super::readers::{Extent, Readers, Trouble};
+use super::readers::{Readers, Trouble};
+use super::replay;
 use super::stop::Stop;
-use super::{progress, replay};
 use crate::config::Config;
 use crate::domain::consent::{ConsentState, Position};
 use crate::domain::key::Subject;
 use crate::domain::time::Timestamp;
-use crate::kafka::range::{Span, read_in_parallel};
+use crate::kafka::range::Span;
 use crate::record::{Record, TopicName};
 use crate::wire::consent::{ConsentChange, decode_key, decode_value};
 use crate::wire::{proto, when};
@@ -169,16 +169,6 @@ struct Reading<'r> {
 }
 
 impl Reading<'_> {
-    fn scan(&self, extent: &Extent, spans: &[Span], what: &'static str, each: &(impl Fn(&Record<'_>) + Sync)) -> Result<(), Trouble> {
-        let bar = progress::bar(what, Some(spans.iter().map(|span| span.to.saturating_sub(span.from)).sum()));
-        read_in_parallel(&self.config.connection, &self.config.filter_group, &extent.topic, spans, self.threads, |record| {
-            bar.inc(1);
-            each(record);
-        })?;
-        bar.finish_and_clear();
-        Ok(())
-    }
-
     /// Hands over the records of a topic that were written in the period.
     fn in_period(&self, topic: &TopicName, what: &'static str, each: &(impl Fn(&Record<'_>) + Sync)) -> Result<(), Trouble> {
         let extent = self.readers.extent(topic)?;
@@ -186,7 +176,7 @@ impl Reading<'_> {
         let to = self.readers.at_time(&extent, self.period.until.millis())?;
         let spans = extent.spans().into_iter().zip(from.iter().zip(&to));
         let spans: Vec<Span> = spans.map(|(span, (from, to))| Span { from: span.from.max(*from), to: span.to.min(*to), ..span }).collect();
-        self.scan(&extent, &spans, what, each)
+        self.readers.scan(what, &extent.topic, &spans, self.threads, each)
     }
 
     /// Finds for each opt-out the last marketing that went to the person before it, and counts by campaign.
@@ -195,7 +185,7 @@ impl Reading<'_> {
         let found = Mutex::new((std::mem::take(&mut consents.left), HashMap::<String, u64>::new()));
         for sends in &self.config.sends {
             let extent = self.readers.extent(&sends.allowed)?;
-            self.scan(&extent, &extent.spans(), "allowed sends", &|record| {
+            self.readers.scan("allowed sends", &extent.topic, &extent.spans(), self.threads, &|record| {
                 let Some(at) = record.timestamp_ms.filter(|at| *at < until) else { return };
                 let Ok(send) = sends.input.decoder.decode(record) else { return };
                 if self.config.categories.is_exempt(&send) {
