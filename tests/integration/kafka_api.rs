@@ -255,6 +255,29 @@ fn a_message_that_waits_for_a_verdict_is_lifted_or_becomes_an_opt_out() {
 const AMBIGUOUS: &str = "too many messages";
 
 #[test]
+fn questions_that_read_topics_wait_for_their_turn_and_are_told_to_come_again_when_there_are_too_many() {
+    let Some(broker) = Broker::shared() else { return };
+    let world = World::new(broker, "apiturns");
+    let mut service = world.serving("run", "a").spawn();
+    service.ready();
+    let api = Caller { service: &service, token: None };
+    let entered = api.posts("/v1/opt-outs", json!({ "business": "acme", "channel": "whatsapp", "identity": phone(1) }));
+    assert_eq!(entered.0, 201, "{}", entered.1);
+    let statuses = |callers: usize| -> Vec<u16> {
+        let api = &api;
+        std::thread::scope(|scope| {
+            let asked: Vec<_> = (0..callers).map(|_| scope.spawn(move || api.gets("/v1/opt-outs/recent").0)).collect();
+            asked.into_iter().map(|answer| answer.join().expect("an answer")).collect()
+        })
+    };
+    // A console that looks at acts and reviews while somebody else's question is read: nobody is sent away.
+    assert_eq!(statuses(10), [200; 10]);
+    let crowd = statuses(120);
+    assert!(crowd.iter().all(|status| [200, 429].contains(status)), "{crowd:?}");
+    assert!(crowd.contains(&200), "{crowd:?}");
+}
+
+#[test]
 fn the_description_names_every_route_and_nothing_else() {
     let Some(broker) = Broker::shared() else { return };
     let world = World::new(broker, "api-description");

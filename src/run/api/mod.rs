@@ -41,6 +41,8 @@ use tokio::sync::Semaphore;
 const MAX_BODY_BYTES: usize = 1 << 20;
 /// Requests that read topics at once: each has a client and a thread.
 const READERS: usize = 2;
+/// Requests that wait for their turn to read topics; more are told to come again.
+const WAITING_READERS: usize = 16;
 /// How long a request waits for its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -54,6 +56,7 @@ pub struct Api {
     checks: check::Checks,
     entries: enter::Entries,
     readers: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
     words: Arc<Words>,
 }
 
@@ -71,6 +74,7 @@ impl Api {
             checks: check::Checks::start(config.clone(), view.clone(), metrics.clone(), stop.clone())?,
             entries: enter::Entries::start(config.clone(), view.clone(), metrics.clone(), stop.clone())?,
             readers: Arc::new(Semaphore::new(READERS)),
+            waiting: Arc::new(Semaphore::new(WAITING_READERS)),
             words: Arc::new(words),
             config,
             view,
@@ -99,9 +103,12 @@ impl Api {
             .with_state(self)
     }
 
-    /// Does what reads topics on a thread of its own, unless too much of it is under way.
+    /// Does what reads topics on a thread of its own, in turn, unless too much of it is under way.
     async fn aside<T: Send + 'static>(&self, work: impl FnOnce(&Config) -> Result<T, Problem> + Send + 'static) -> Result<T, Problem> {
-        let Ok(permit) = self.readers.clone().try_acquire_owned() else { return Err(Problem::busy()) };
+        let Ok(place) = self.waiting.clone().try_acquire_owned() else { return Err(Problem::busy()) };
+        let turn = tokio::time::timeout(PATIENCE, self.readers.clone().acquire_owned()).await;
+        let Ok(Ok(permit)) = turn else { return Err(Problem::busy()) };
+        drop(place);
         let config = self.config.clone();
         let work = tokio::task::spawn_blocking(move || {
             let done = work(&config);
