@@ -62,6 +62,12 @@ pub struct Reason {
     pub reason: &'static str,
 }
 
+/// A reason to leave, by its id: one of the built-in ones or of the configuration's, never a person's words.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct LeftBecause {
+    pub reason: String,
+}
+
 /// One word.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Part {
@@ -85,6 +91,8 @@ pub struct Metrics {
     pub replies: Family<Kind, Counter>,
     /// Alert on: a steady increase. Detect is far behind, or the times of messages are wrong: nobody is answered.
     pub replies_expired: Counter,
+    /// Why people leave.
+    pub feedback: Family<LeftBecause, Counter>,
     /// Alert on: more than reviewers can judge within their deadline.
     pub reviews: Counter,
     pub decisions: Family<DecisionReason, Counter>,
@@ -146,6 +154,7 @@ impl Metrics {
             consent_records: Family::default(),
             replies: Family::default(),
             replies_expired: Counter::default(),
+            feedback: Family::default(),
             reviews: Counter::default(),
             decisions: Family::default(),
             dead_letters: Family::default(),
@@ -181,6 +190,7 @@ impl Metrics {
         registry.register("consent_records", "Consent records written, by state", self.consent_records.clone());
         registry.register("replies", "Reply requests written, by kind", self.replies.clone());
         registry.register("replies_expired", "Replies that had expired when they were written: senders drop them", self.replies_expired.clone());
+        registry.register("feedback", "Answers to feedback questions, by reason", self.feedback.clone());
         registry.register("reviews", "Review requests written", self.reviews.clone());
         registry.register("decisions", "Sends decided, by decision and reason", self.decisions.clone());
         registry.register("dead_letters", "Records set aside, by reason", self.dead_letters.clone());

@@ -6,8 +6,8 @@
 mod raw;
 
 pub use raw::{
-    OneOrMore, RawBusiness, RawConfig, RawGroups, RawInbound, RawPolicy, RawReply, RawSends, RawToken, RawTopics, RawWords, TokenRole,
-    WordsChange, WordsClass,
+    OneOrMore, RawBusiness, RawClarification, RawConfig, RawFeedback, RawGroups, RawInbound, RawPolicy, RawProgram, RawReason, RawReply, RawSends,
+    RawToken, RawTopics, RawWords, TokenRole, WordsChange, WordsClass,
 };
 
 use crate::domain::business::{Business, Businesses};
@@ -16,7 +16,9 @@ use crate::domain::consent::Position;
 use crate::domain::identity::{Identity, IdentityKey};
 use crate::domain::key::Channel;
 use crate::domain::phone::PHONE_RULES_VERSION;
+use crate::domain::question::{self, Program, Reason};
 use crate::domain::reply::{ReplyKind, ReplyTexts};
+use crate::domain::rules::{Rule, RuleBook};
 use crate::domain::send::Categories;
 use crate::kafka::{Connection, OWNED_SETTINGS};
 use crate::record::TopicName;
@@ -24,6 +26,7 @@ use crate::stage::detect::{Excerpt, Policy};
 use crate::stage::filter::SendsTopic;
 use crate::wire::inbound::mapping::{Mapping, Pointers};
 use crate::wire::inbound::{Format, InboundFormat};
+use crate::wire::rules::{self, RawRule};
 use crate::wire::send::{SendDecoder, SendFormat, SendPointers};
 use raw::auto;
 use serde::{Deserialize, Serialize};
@@ -143,6 +146,8 @@ pub struct Config {
     pub categories: Categories,
     pub policy: Policy,
     pub policies: BTreeMap<String, Policy>,
+    /// What holds by country.
+    pub book: Arc<RuleBook>,
     pub acknowledged_poison: BTreeSet<Position>,
     pub lexicon_dir: Option<PathBuf>,
     /// Changes to the keywords, by business.
@@ -182,6 +187,7 @@ pub struct Topics {
     pub reviews: TopicName,
     pub decisions: TopicName,
     pub dead_letters: TopicName,
+    pub feedback: TopicName,
     pub partitions: u32,
     pub replication: Option<u16>,
     pub audit_days: u64,
@@ -262,6 +268,9 @@ impl RawConfig {
         self.exempt_categories = other.exempt_categories;
         self.lexicon_dir = other.lexicon_dir;
         self.policy = other.policy;
+        self.feedback = other.feedback;
+        self.clarification = other.clarification;
+        self.rule = other.rule;
         self.reply = other.reply;
         self.business = other.business;
         self.templates = other.templates;
@@ -316,6 +325,9 @@ impl RawConfig {
         let sends: Vec<SendsOutput> = raw.sends.iter().filter_map(|sends| sends.meant(&mut problems)).collect();
         raw.check_topic_names(&mut problems);
         let mut policy = raw.policy.meant();
+        policy.feedback = raw.feedback.enabled.then(|| raw.feedback.reasons(&mut problems));
+        policy.clarification_ms = raw.clarification.enabled.then(|| i64::from(raw.clarification.window_hours) * 60 * 60 * 1000);
+        let book = raw.book(&mut problems);
         set_replies(&mut policy.texts, &raw.reply, "[[reply]]", &mut problems);
         let acknowledged_poison = raw.acknowledged_poison.iter().filter_map(|text| {
             let position = text.parse().ok();
@@ -349,8 +361,9 @@ impl RawConfig {
             default_channel,
             businesses: Arc::new(businesses),
             categories: Categories::new(raw.exempt_categories.clone().unwrap_or_default(), raw.templates.clone()),
-            policies: raw.business.iter().filter_map(|business| business.policy(&policy, &mut problems)).collect(),
+            policies: raw.business.iter().filter_map(|business| business.policy(&raw, &policy, &mut problems)).collect(),
             policy,
+            book: Arc::new(book),
             acknowledged_poison,
             lexicon_dir: raw.lexicon_dir.clone(),
             words: raw
@@ -397,7 +410,8 @@ impl RawConfig {
     }
 
     fn check_topic_names(&self, problems: &mut Vec<String>) {
-        let own = [&self.topics.opt_outs, &self.topics.replies, &self.topics.reviews, &self.topics.decisions, &self.topics.dead_letters];
+        let topics = &self.topics;
+        let own = [&topics.opt_outs, &topics.replies, &topics.reviews, &topics.decisions, &topics.dead_letters, &topics.feedback];
         let inputs = self.inbound.iter().map(|inbound| &inbound.topic).chain(self.sends.iter().map(|sends| &sends.topic));
         let outputs = self.sends.iter().flat_map(|sends| sends.allowed.iter().chain(&sends.suppressed));
         let mut seen = BTreeSet::new();
@@ -417,7 +431,8 @@ impl RawConfig {
             &self.business,
             &self.templates,
             &self.exempt_categories,
-            (&self.policy, &self.reply),
+            (&self.policy, &self.reply, &self.feedback, &self.clarification),
+            (&self.rule, rules::BUILT_IN),
             &self.default_channel,
             &self.sends,
             &self.inbound,
@@ -449,7 +464,12 @@ impl Config {
         let own = [&topics.opt_outs, &topics.replies, &topics.reviews, &topics.decisions, &topics.dead_letters];
         let inbound = self.inbound.iter().map(|(topic, _)| topic);
         let sends = self.sends.iter().flat_map(|sends| [&sends.input.name, &sends.allowed, &sends.suppressed]);
-        inbound.chain(own).chain(sends).collect()
+        inbound.chain(own).chain(sends).chain(self.asks_why().then_some(&topics.feedback)).collect()
+    }
+
+    /// Whether anybody is asked why they leave: only then is there a topic for the answers.
+    pub fn asks_why(&self) -> bool {
+        self.policies.values().chain([&self.policy]).any(|policy| policy.feedback.is_some())
     }
 
     /// The effective configuration as TOML, secrets redacted.
@@ -501,7 +521,7 @@ fn set_replies(texts: &mut ReplyTexts, raw: &[RawReply], place: &str, problems: 
     for RawReply { kind, language, text } in raw {
         let known = ReplyKind::ALL.into_iter().find(|known| known.as_str() == kind);
         match known {
-            None => problems.push(format!("{place} kind {kind:?}: expected opt-out-confirmation, opt-in-confirmation or help")),
+            None => problems.push(format!("{place} kind {kind:?}: expected one of {}", ReplyKind::ALL.map(ReplyKind::as_str).join(", "))),
             Some(_) if language.trim().is_empty() => problems.push(format!("{place} without a language")),
             Some(_) if text.trim().is_empty() => problems.push(format!("{place} {kind} in {language}: the text is empty")),
             Some(_) if text.len() > MAX_REPLY_BYTES => {
@@ -539,6 +559,7 @@ impl RawTopics {
             reviews: name(&self.reviews),
             decisions: name(&self.decisions),
             dead_letters: name(&self.dead_letters),
+            feedback: name(&self.feedback),
             partitions: self.partitions,
             replication: self.replication,
             audit_days: self.audit_days,
@@ -559,7 +580,69 @@ impl RawPolicy {
             },
             review_deadline_ms: i64::from(self.review_deadline_hours) * 60 * 60 * 1000,
             texts: ReplyTexts::default(),
+            feedback: None,
+            clarification_ms: None,
+            programs: Vec::new(),
         }
+    }
+}
+
+impl RawFeedback {
+    /// The reasons to choose from.
+    fn reasons(&self, problems: &mut Vec<String>) -> Vec<Reason> {
+        if self.reason.is_empty() {
+            return question::built_in_reasons();
+        }
+        let mut reasons: Vec<Reason> = Vec::new();
+        for RawReason { id, titles } in &self.reason {
+            let is_word = !id.is_empty() && id.len() <= 64 && id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+            if !is_word || id == question::OWN_WORDS {
+                problems.push(format!("[[feedback.reason]] id {id:?}: lower-case letters, digits and hyphens, and not {}", question::OWN_WORDS));
+            } else if reasons.iter().any(|reason| reason.id == *id) {
+                problems.push(format!("[[feedback.reason]] {id} is named twice"));
+            } else if titles.values().all(|title| title.trim().is_empty()) {
+                problems.push(format!("[[feedback.reason]] {id} has no title: titles = {{ en = \"Too many\" }}"));
+            }
+            let titles = titles.iter().map(|(language, title)| (language.to_lowercase(), title.trim().to_owned())).collect();
+            reasons.push(Reason { id: id.clone(), titles });
+        }
+        reasons
+    }
+}
+
+impl RawProgram {
+    fn meant(&self, business: &str, problems: &mut Vec<String>) -> Program {
+        if self.id.trim().is_empty() {
+            problems.push(format!("[[business]] {business} [[business.program]] without an id"));
+        }
+        let id = self.id.trim().to_lowercase();
+        Program { name: self.name.clone().unwrap_or_else(|| self.id.trim().to_owned()), id, numbers: self.numbers.clone() }
+    }
+}
+
+impl RawConfig {
+    /// The built-in rules by country, and the lines laid over them.
+    fn book(&self, problems: &mut Vec<String>) -> RuleBook {
+        let mut book = rules::built_in();
+        let mut meant = |rules: &[RawRule], owner: &str, place: &str| -> Vec<Rule> {
+            let meant = rules.iter().filter_map(|rule| rule.meant(Some(owner)).map_err(|why| problems.push(format!("{place}: {why}"))).ok());
+            let mut meant: Vec<Rule> = meant.collect();
+            meant.sort_by_key(|rule| rule.from);
+            meant
+        };
+        book.add(meant(&self.rule, "own", "[[rule]]"));
+        for business in &self.business {
+            let place = format!("[[business]] {} [[business.rule]]", business.name);
+            let lines = meant(&business.rule, &business.name, &place);
+            let home = business.country.as_deref().map(rules::country);
+            book.add_business(&business.name, home.and_then(Result::ok), lines);
+        }
+        for business in &self.business {
+            if let Some(Err(why)) = business.country.as_deref().map(rules::country) {
+                problems.push(format!("[[business]] {}: country {why}", business.name));
+            }
+        }
+        book
     }
 }
 
@@ -573,14 +656,22 @@ impl RawBusiness {
         }
     }
 
-    fn policy(&self, common: &Policy, problems: &mut Vec<String>) -> Option<(String, Policy)> {
-        if self.confirmations.is_none() && self.cross_channel.is_none() && self.reply.is_empty() {
+    fn policy(&self, raw: &RawConfig, common: &Policy, problems: &mut Vec<String>) -> Option<(String, Policy)> {
+        let choices = [self.confirmations, self.cross_channel, self.feedback, self.clarification];
+        if choices.iter().all(Option::is_none) && self.reply.is_empty() && self.program.is_empty() {
             return None;
         }
         let mut policy = common.clone();
         set_replies(&mut policy.texts, &self.reply, &format!("[[business]] {} [[business.reply]]", self.name), problems);
         policy.confirmations = self.confirmations.unwrap_or(policy.confirmations);
         policy.cross_channel = self.cross_channel.unwrap_or(policy.cross_channel);
+        if let Some(asks) = self.feedback {
+            policy.feedback = asks.then(|| raw.feedback.reasons(&mut Vec::new()));
+        }
+        if let Some(asks) = self.clarification {
+            policy.clarification_ms = asks.then(|| i64::from(raw.clarification.window_hours) * 60 * 60 * 1000);
+        }
+        policy.programs = self.program.iter().map(|program| program.meant(&self.name, problems)).collect();
         Some((self.name.clone(), policy))
     }
 }
@@ -702,8 +793,8 @@ mod tests {
         let text = "[[reply]]\nkind = \"help\"\nlanguage = \"en\"\ntext = \"ask us\"\n[[business]]\nname = \"acme\"\n\
                     [[business.reply]]\nkind = \"help\"\nlanguage = \"en\"\ntext = \"ask acme\"\n";
         let config = check(&format!("bootstrap = \"b:1\"\n{text}"), Verb::Run).expect("accepted");
-        assert_eq!(config.policy.texts.of(ReplyKind::Help, None).1, "ask us");
-        assert_eq!(config.policies["acme"].texts.of(ReplyKind::Help, Some("en-GB")).1, "ask acme");
+        assert_eq!(config.policy.texts.of(ReplyKind::Help, std::iter::empty()).1, "ask us");
+        assert_eq!(config.policies["acme"].texts.of(ReplyKind::Help, ["en-GB"].into_iter()).1, "ask acme");
         let bad = "bootstrap = \"b:1\"\n[[reply]]\nkind = \"thanks\"\nlanguage = \"en\"\ntext = \"x\"\n[[reply]]\nkind = \"help\"\nlanguage = \"en\"\ntext = \" \"\n";
         let problems = check(bad, Verb::Run).err().expect("refused").0;
         assert!(problems.len() == 2 && problems[0].contains("thanks") && problems[1].contains("empty"), "{problems:?}");

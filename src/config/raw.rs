@@ -3,6 +3,7 @@
 
 use super::{Evidence, ExcerptPolicy, FenceLevel, Identities, LogFormat};
 use crate::domain::classify::{Change, Class, Override};
+use crate::wire::rules::RawRule;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -45,6 +46,10 @@ pub struct RawConfig {
     pub groups: RawGroups,
     pub topics: RawTopics,
     pub policy: RawPolicy,
+    pub feedback: RawFeedback,
+    pub clarification: RawClarification,
+    /// Lines laid over the built-in rules by country.
+    pub rule: Vec<RawRule>,
     /// Topics of inbound messages.
     pub inbound: Vec<RawInbound>,
     /// Topics of sends.
@@ -83,6 +88,8 @@ pub struct RawTopics {
     pub reviews: String,
     pub decisions: String,
     pub dead_letters: String,
+    /// Why people leave. Needed where they are asked.
+    pub feedback: String,
     /// Partitions of new topics.
     pub partitions: u32,
     /// Replicas of new topics; absent: three, or as many as there are brokers.
@@ -99,6 +106,7 @@ impl Default for RawTopics {
             reviews: "reviews".into(),
             decisions: "decisions".into(),
             dead_letters: "dead-letters".into(),
+            feedback: "feedback".into(),
             partitions: 8,
             replication: None,
             // Five years: above the four that are commonly kept for claims under US law.
@@ -123,6 +131,51 @@ impl Default for RawPolicy {
     fn default() -> Self {
         Self { confirmations: true, cross_channel: false, review_suppresses: true, excerpt: ExcerptPolicy::default(), review_deadline_hours: 48 }
     }
+}
+
+/// Whether people who left are asked why, and what they may choose.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RawFeedback {
+    pub enabled: bool,
+    /// Reasons in place of the built-in ones: too-many, not-relevant, never-asked.
+    pub reason: Vec<RawReason>,
+}
+
+/// One reason to choose.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RawReason {
+    /// Stands in records and metrics: letters, digits and hyphens.
+    pub id: String,
+    /// Language → the words on the button.
+    pub titles: BTreeMap<String, String>,
+}
+
+/// Whether people who left are asked what they meant to stop.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RawClarification {
+    pub enabled: bool,
+    /// For so long an answer counts.
+    pub window_hours: u32,
+}
+
+impl Default for RawClarification {
+    fn default() -> Self {
+        Self { enabled: false, window_hours: 24 }
+    }
+}
+
+/// One program of a business, which people may stop by itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RawProgram {
+    /// As sends name it.
+    pub id: String,
+    /// As people know it; absent: the id.
+    pub name: Option<String>,
+    /// Numbers that send nothing else: where rules say so, a STOP to one of them stops this program.
+    #[serde(default)]
+    pub numbers: Vec<String>,
 }
 
 /// One topic of inbound messages.
@@ -201,6 +254,13 @@ pub struct RawBusiness {
     pub former_names: Vec<String>,
     pub confirmations: Option<bool>,
     pub cross_channel: Option<bool>,
+    pub feedback: Option<bool>,
+    pub clarification: Option<bool>,
+    /// Where it is at home, by two letters: whose rules hold for persons whose country is not known.
+    pub country: Option<String>,
+    pub program: Vec<RawProgram>,
+    /// Lines laid over the rules by country.
+    pub rule: Vec<RawRule>,
     /// Changes to the keywords, for messages to this business.
     pub words: Vec<RawWords>,
     /// Words of replies of this business.
@@ -210,7 +270,7 @@ pub struct RawBusiness {
 /// The words of one reply in one language.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RawReply {
-    /// `opt-out-confirmation`, `opt-in-confirmation`, `help`.
+    /// `opt-out-confirmation`, `opt-in-confirmation`, `help`, `feedback-question`, `clarification`, `narrowed-confirmation`.
     pub kind: String,
     /// A language tag: `pt`, `pt-BR`.
     pub language: String,

@@ -11,7 +11,7 @@ use crate::domain::time::Timestamp;
 use crate::kafka::EdgeError;
 use crate::kafka::group::Received;
 use crate::kafka::producer::{IdempotentProducer, TransactionalProducer};
-use crate::metrics::{Class, Kind, Metrics, StageOutcome, StageReason, State};
+use crate::metrics::{Class, Kind, LeftBecause, Metrics, StageOutcome, StageReason, State};
 use crate::record::{Header, Produce, TopicName};
 use crate::stage::detect::{Answer, DetectRules, Detector, Ledger, Overlay, Read};
 use crate::wire::{consent, proto};
@@ -69,13 +69,17 @@ impl DetectStage {
             let state = consent.act.state.as_str();
             self.metrics.consent_records.get_or_create(&State { state }).inc();
         }
-        if let Some((kind, reply)) = answer.reply {
+        for (kind, reply) in answer.replies {
             self.metrics.replies.get_or_create(&Kind { kind: kind.as_str() }).inc();
             // Written all the same: whoever sends it drops it by its own rule, and a reading of old messages is not silent.
             if super::now().millis() > reply.expires_at_ms {
                 self.metrics.replies_expired.inc();
             }
             self.write_keyed(&self.config.topics.replies, &reply.to, reply.encode_to_vec(), transaction)?;
+        }
+        if let Some((key, feedback)) = answer.feedback {
+            self.metrics.feedback.get_or_create(&LeftBecause { reason: feedback.reason.clone() }).inc();
+            self.write_keyed(&self.config.topics.feedback, consent::encode_key(&key).as_str(), feedback.encode_to_vec(), transaction)?;
         }
         if let Some(review) = answer.review {
             self.metrics.reviews.inc();

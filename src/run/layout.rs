@@ -114,6 +114,7 @@ fn needed(config: &Config, verb: Verb) -> Vec<&TopicName> {
     if verb.detects() {
         needed.extend(config.inbound.iter().map(|(topic, _)| topic));
         needed.extend([&topics.replies, &topics.reviews]);
+        needed.extend(config.asks_why().then_some(&topics.feedback));
     }
     if verb.filters() {
         needed.extend(config.sends.iter().flat_map(|sends| [&sends.input.name, &sends.allowed, &sends.suppressed]));

@@ -221,6 +221,7 @@ fn detect_rules(parts: &Parts) -> DetectRules {
         lexicon: parts.lexicon.clone(),
         lexicons: parts.lexicons.clone(),
         businesses: parts.config.businesses.clone(),
+        book: parts.config.book.clone(),
         formats: parts.config.inbound.clone(),
         policy: parts.config.policy.clone(),
         policies: parts.config.policies.clone(),

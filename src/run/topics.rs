@@ -47,6 +47,9 @@ pub fn wanted(config: &Config, brokers: usize, existing: &BTreeMap<String, u32>)
     wanted.push(topic(&topics.replies, topics.partitions, deleted(1)));
     wanted.push(topic(&topics.reviews, topics.partitions, deleted(30)));
     wanted.push(topic(&topics.decisions, topics.partitions, deleted(topics.audit_days)));
+    if config.asks_why() {
+        wanted.push(topic(&topics.feedback, topics.partitions, deleted(topics.audit_days)));
+    }
     wanted.push(topic(&topics.dead_letters, topics.partitions, [deleted(30), vec![larger.clone()]].concat()));
     for sends in &config.sends {
         let partitions = existing.get(&*sends.input.name).copied().unwrap_or(topics.partitions);

@@ -10,6 +10,7 @@ pub mod inbound;
 pub mod lexicon;
 pub mod list;
 pub mod partition;
+pub mod rules;
 pub mod send;
 pub mod when;
 

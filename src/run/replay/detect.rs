@@ -16,6 +16,7 @@ use crate::run::progress;
 use crate::run::readers::{Extent, Readers, Trouble};
 use crate::run::stop::Stop;
 use crate::run::words::{self, WordsError};
+use crate::stage::detect::conversation::NARROWED_RULE;
 use crate::stage::detect::{Consent, DetectRules, Detector};
 use crate::wire::consent::decode_key;
 use crate::wire::proto;
@@ -65,6 +66,7 @@ pub(super) fn rules(config: &Config) -> Result<DetectRules, Trouble> {
         rules_version: config.rules_version(lexicon.version()),
         lexicon: Arc::new(lexicon),
         businesses: config.businesses.clone(),
+        book: config.book.clone(),
         formats: config.inbound.clone(),
         policy: config.policy.clone(),
         policies: config.policies.clone(),
@@ -124,7 +126,7 @@ pub fn detect(
     left.sort_unstable_by_key(|(place, _)| *place);
     for (place, written) in left {
         let is_undecided = plan.is_undecided(place.0, place.1, place.2);
-        for written in written.into_iter().filter(|written| !is_undecided && !written.moved()) {
+        for written in written.into_iter().filter(|written| !is_undecided && !written.rests_on_what_stood()) {
             teller.tell(&mut summary, &Difference::of(Kind::Unexpected).source(plan.source(place)).at(plan.at(written.position)))?;
         }
     }
@@ -171,9 +173,11 @@ impl OptOuts {
 }
 
 impl Written {
-    /// It follows from a change of identity, and so from what stood then.
-    fn moved(&self) -> bool {
-        proto::ConsentRecord::decode(&*self.value).is_ok_and(|consent| consent.cause() == proto::ConsentCause::IdentityChange)
+    /// It follows from a change of identity or from an answer, and so from what stood then.
+    fn rests_on_what_stood(&self) -> bool {
+        let Ok(consent) = proto::ConsentRecord::decode(&*self.value) else { return false };
+        let narrowed = consent.evidence.as_ref().is_some_and(|evidence| evidence.rule == NARROWED_RULE);
+        narrowed || consent.cause() == proto::ConsentCause::IdentityChange
     }
 }
 
@@ -233,13 +237,14 @@ impl Walk<'_> {
         for finding in &read.findings {
             let place = (self.part.topic, record.partition, record.offset, finding.index());
             let mut written = self.plan.opt_outs.written.lock().remove(&place).unwrap_or_default();
-            // A change of identity writes what stood then: its records name it, and are left alone.
-            for consent in finding.expected(self.plan.detector.rules()).unwrap_or_default() {
+            // What rests on what stood then is left alone.
+            let Some(expected) = finding.expected(self.plan.detector.rules()) else { continue };
+            for consent in expected {
                 let (of_key, others) = written.into_iter().partition(|written| written.key == consent.key);
                 written = others;
                 self.compare(place, &consent, of_key)?;
             }
-            for written in written.into_iter().filter(|written| !written.moved()) {
+            for written in written.into_iter().filter(|written| !written.rests_on_what_stood()) {
                 self.tell(Difference::of(Kind::Unexpected).source(self.plan.source(place)).at(self.plan.at(written.position)))?;
             }
         }

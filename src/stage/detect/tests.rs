@@ -1,10 +1,15 @@
 //! Bytes in, consent records and replies out, through the whole of stage 1 but Kafka.
 
 use super::*;
+use crate::domain::consent::{Act, Position};
+use crate::domain::reply::ReplyKind;
 use crate::domain::suppression::PrintKey;
+use crate::domain::view::ConsentView;
 use crate::wire::inbound::Format;
 use crate::wire::lexicon;
 use std::sync::LazyLock;
+
+mod conversation;
 
 static LEXICON: LazyLock<Arc<Lexicon>> = LazyLock::new(|| Arc::new(lexicon::builtin()));
 
@@ -32,6 +37,9 @@ impl World {
             excerpt: Excerpt::Around,
             review_deadline_ms: 1000,
             texts: Default::default(),
+            feedback: None,
+            clarification_ms: None,
+            programs: Vec::new(),
         };
         change(&mut policy);
         let format = InboundFormat { format: Format::Auto, default_channel: Channel::Whatsapp };
@@ -40,6 +48,7 @@ impl World {
             lexicon: LEXICON.clone(),
             lexicons: BTreeMap::new(),
             businesses: Arc::new(Businesses::default()),
+            book: Arc::new(crate::wire::rules::built_in()),
             formats: vec![("inbound".into(), format)],
             policy,
             policies: BTreeMap::new(),
@@ -106,7 +115,7 @@ fn keys(answers: &[Answer]) -> Vec<String> {
 }
 
 fn replies(answers: &[Answer]) -> Vec<ReplyKind> {
-    answers.iter().filter_map(|answer| answer.reply.as_ref().map(|(kind, _)| *kind)).collect()
+    answers.iter().flat_map(|answer| answer.replies.iter().map(|(kind, _)| *kind)).collect()
 }
 
 #[test]
@@ -121,7 +130,7 @@ fn a_stop_is_one_record_with_its_evidence_and_one_confirmation() {
     assert_eq!(evidence.rule, "en.keyword.stop");
     assert_eq!((evidence.span_start, evidence.span_end, evidence.excerpt.as_str()), (0, 4, "STOP"));
     assert!(record.changed_state);
-    let (kind, reply) = answers[0].reply.as_ref().expect("a reply");
+    let (kind, reply) = answers[0].replies.first().expect("a reply");
     assert_eq!(*kind, ReplyKind::OptOutConfirmation);
     assert_eq!(reply.expires_at_ms, RECORDED_MS + 1000 + 5 * 60 * 1000);
     assert_eq!((reply.to.as_str(), reply.in_reply_to.as_str()), ("phone:+12025550143", "m-STOP"));
@@ -157,7 +166,7 @@ fn leaving_and_coming_back_are_confirmed_each_time_under_ids_of_their_own() {
     ] {
         let answers = world.receive(&message(ADA, text));
         assert_eq!(replies(&answers), [kind], "{text}");
-        ids.extend(answers[0].reply.as_ref().map(|(_, reply)| reply.id.clone()));
+        ids.extend(answers[0].replies.first().map(|(_, reply)| reply.id.clone()));
     }
     ids.sort();
     ids.dedup();
@@ -178,7 +187,7 @@ fn every_identity_that_is_named_is_opted_out_and_one_reply_is_written() {
     let answers = world.receive(&message(r#"["bsuid:US.7001","+12025550143"]"#, "STOP"));
     assert_eq!(keys(&answers), ["acme|whatsapp|phone:+12025550143|marketing", "acme|whatsapp|bsuid:US.7001|marketing"]);
     assert_eq!(replies(&answers).len(), 1);
-    assert_eq!(answers[0].reply.as_ref().map(|(_, reply)| reply.to.as_str()), Some("phone:+12025550143"));
+    assert_eq!(answers[0].replies.first().map(|(_, reply)| reply.to.as_str()), Some("phone:+12025550143"));
 }
 
 #[test]
@@ -354,7 +363,7 @@ fn a_cross_channel_policy_writes_every_channel_and_answers_on_the_one_it_came_fr
     let mut world = World::with(|policy| policy.cross_channel = true);
     let answers = world.receive(&message(ADA, "STOP"));
     assert_eq!(keys(&answers), ["acme|*|phone:+12025550143|marketing"]);
-    assert_eq!(answers[0].reply.as_ref().map(|(_, reply)| reply.channel.as_str()), Some("whatsapp"));
+    assert_eq!(answers[0].replies.first().map(|(_, reply)| reply.channel.as_str()), Some("whatsapp"));
 }
 
 fn number_change(from: &str, to: &str) -> String {

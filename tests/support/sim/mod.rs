@@ -526,6 +526,7 @@ fn detect_rules() -> DetectRules {
         lexicons: BTreeMap::new(),
         businesses: Arc::new(Businesses::default()),
         formats: vec![(INBOUND.into(), InboundFormat { format: Format::Json, default_channel: Channel::Whatsapp })],
+        book: Arc::new(stopgate::wire::rules::built_in()),
         policy: Policy {
             cross_channel: false,
             confirmations: true,
@@ -533,6 +534,9 @@ fn detect_rules() -> DetectRules {
             excerpt: Excerpt::None,
             review_deadline_ms: 1000,
             texts: Default::default(),
+            feedback: None,
+            clarification_ms: None,
+            programs: Vec::new(),
         },
         policies: BTreeMap::new(),
         rules_version: "r1".to_owned(),

@@ -167,7 +167,7 @@ impl DetectStage {
             });
             self.outstanding += 1;
         }
-        if let Some((_, reply)) = answer.reply {
+        for (_, reply) in answer.replies {
             self.sight.context.tell(format!("answers {}@{}", received.partition, received.offset), person_of(received));
             let note = Note::Reply { partition: received.partition, offset: received.offset };
             let record = Record {
