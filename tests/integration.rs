@@ -50,6 +50,8 @@ mod integration {
     mod kafka_start;
     /// Kills at random, and members that wake up too late.
     mod kafka_torture;
+    /// Conversations from text files.
+    mod scenarios;
     /// Whole worlds in memory, by seed.
     mod simulation;
 }

@@ -6,8 +6,8 @@
 mod raw;
 
 pub use raw::{
-    OneOrMore, RawBusiness, RawClarification, RawConfig, RawFeedback, RawGroups, RawInbound, RawPolicy, RawProgram, RawReason, RawReply, RawSends,
-    RawToken, RawTopics, RawWords, TokenRole, WordsChange, WordsClass,
+    OneOrMore, RawBusiness, RawClarification, RawConfig, RawFeedback, RawGroups, RawInbound, RawPolicy, RawProgram, RawReason, RawReply,
+    RawSends, RawToken, RawTopics, RawWords, TokenRole, WordsChange, WordsClass,
 };
 
 use crate::domain::business::{Business, Businesses};
@@ -595,7 +595,8 @@ impl RawFeedback {
         }
         let mut reasons: Vec<Reason> = Vec::new();
         for RawReason { id, titles } in &self.reason {
-            let is_word = !id.is_empty() && id.len() <= 64 && id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+            let is_word =
+                !id.is_empty() && id.len() <= 64 && id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
             if !is_word || id == question::OWN_WORDS {
                 problems.push(format!("[[feedback.reason]] id {id:?}: lower-case letters, digits and hyphens, and not {}", question::OWN_WORDS));
             } else if reasons.iter().any(|reason| reason.id == *id) {

@@ -75,7 +75,7 @@ const TITLES: &[Titles] = &[
     Titles { language: "ru", everything: "Всё",          only: "Только",    too_many: "Слишком много",       not_relevant: "Неинтересно",       never_asked: "Не подписывался" },
     Titles { language: "uk", everything: "Усе",          only: "Тільки",    too_many: "Забагато",            not_relevant: "Нецікаво",          never_asked: "Не підписувався" },
     Titles { language: "ar", everything: "الكل",         only: "فقط",       too_many: "رسائل كثيرة",         not_relevant: "لا تهمني",          never_asked: "لم أشترك" },
-    Titles { language: "he", everything: "הכול",         only: "רק",        too_many: "יותר מדי הודעות",     not_relevant: "לא רלוונטי",        never_asked: "לא נרשמתי" },
+    Titles { language: "he", everything: "הכול",         only: "רק",        too_many: "הודעות רבות מדי",     not_relevant: "לא רלוונטי",        never_asked: "לא נרשמתי" },
     Titles { language: "fa", everything: "همه",          only: "فقط",       too_many: "پیام‌های زیاد",        not_relevant: "به دردم نمی‌خورد",   never_asked: "ثبت‌نام نکردم" },
     Titles { language: "hi", everything: "सब कुछ",        only: "केवल",      too_many: "बहुत ज़्यादा",           not_relevant: "काम के नहीं",         never_asked: "मैंने नहीं माँगे" },
     Titles { language: "ur", everything: "سب کچھ",       only: "صرف",       too_many: "بہت زیادہ پیغامات",   not_relevant: "میرے کام کے نہیں",  never_asked: "میں نے نہیں مانگے" },
@@ -128,7 +128,8 @@ pub fn feedback_choices(reasons: &[Reason], language: &str) -> Vec<Choice> {
 /// The choices of a clarification.
 pub fn clarification_choices(programs: &[Program], language: &str) -> Vec<Choice> {
     let titles = titles(language);
-    let only = |program: &Program| Choice { payload: format!("{ONLY_PAYLOAD}{}", program.id), title: format!("{} {}", titles.only, program.name) };
+    let only =
+        |program: &Program| Choice { payload: format!("{ONLY_PAYLOAD}{}", program.id), title: format!("{} {}", titles.only, program.name) };
     let everything = Choice { payload: EVERYTHING_PAYLOAD.to_owned(), title: titles.everything.to_owned() };
     programs.iter().map(only).chain([everything]).collect()
 }

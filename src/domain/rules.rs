@@ -118,7 +118,9 @@ impl RuleBook {
                 fits.max_by_key(|(code, _)| code.len()).map(|(_, country)| country.as_str())
             }
             // Meta's ids begin with the country of the number that they stand for.
-            Identity::Bsuid(id) => id.get(..2).filter(|country| id.as_bytes().get(2) == Some(&b'.') && country.bytes().all(|byte| byte.is_ascii_uppercase())),
+            Identity::Bsuid(id) => {
+                id.get(..2).filter(|country| id.as_bytes().get(2) == Some(&b'.') && country.bytes().all(|byte| byte.is_ascii_uppercase()))
+            }
             Identity::Email(_) | Identity::Ext(_) | Identity::Hash(_) => None,
         }
     }
@@ -155,10 +157,10 @@ impl RuleBook {
         held
     }
 
-    /// Whether any line names words: messages are compared with them only then.
-    pub fn has_words(&self) -> bool {
+    /// Every word that opts out in some country.
+    pub fn words(&self) -> impl Iterator<Item = &str> {
         let all = self.rules.iter().chain(self.of_business.values().flat_map(|(_, rules)| rules));
-        all.into_iter().any(|rule| rule.says.words.is_some())
+        all.flat_map(|rule| rule.says.words.iter().flatten()).map(String::as_str)
     }
 }
 
@@ -178,7 +180,10 @@ mod tests {
         let codes = [("1", "US"), ("1204", "CA"), ("55", "BR")].map(|(code, country)| (code.to_owned(), country.to_owned()));
         let later = Says { stop_scope: Some(StopScope::CrossChannel), ..Says::default() };
         let us = Says { one_text: Some(true), feedback: Some(false), ..Says::default() };
-        RuleBook::new(vec![rule(Some("US"), 20, "US@2", later), rule(Some("US"), 10, "US@1", us), rule(None, 0, "general", Says::default())], codes.into())
+        RuleBook::new(
+            vec![rule(Some("US"), 20, "US@2", later), rule(Some("US"), 10, "US@1", us), rule(None, 0, "general", Says::default())],
+            codes.into(),
+        )
     }
 
     fn held(book: &RuleBook, person: &str, day: i64) -> InForce {

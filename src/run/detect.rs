@@ -4,8 +4,10 @@ use super::fence::{FenceAside, Waiting};
 use super::layout::Layout;
 use super::outcome::DeadLetters;
 use super::view::{Passed, SharedView};
+use super::words::{self, WordsError};
 use super::worker::{Batch, Incoming, Stage};
 use crate::config::Config;
+use crate::domain::classify::Lexicon;
 use crate::domain::consent::Position;
 use crate::domain::time::Timestamp;
 use crate::kafka::EdgeError;
@@ -16,11 +18,34 @@ use crate::record::{Header, Produce, TopicName};
 use crate::stage::detect::{Answer, DetectRules, Detector, Ledger, Overlay, Read};
 use crate::wire::{consent, proto};
 use prost::Message;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long one poll for acknowledgements waits: about half of what a broker on the same network needs.
 const ACK_POLL: Duration = Duration::from_micros(500);
+
+/// The rules by which a configuration detects, its words read.
+pub(super) fn rules(config: &Config) -> Result<DetectRules, WordsError> {
+    let lexicon = Arc::new(words::load(config.lexicon_dir.as_deref())?);
+    let lexicons = words::of_businesses(&lexicon, &config.words)?;
+    Ok(rules_of(config, lexicon, lexicons))
+}
+
+/// The same with words that were read already.
+pub(super) fn rules_of(config: &Config, lexicon: Arc<Lexicon>, lexicons: BTreeMap<String, Arc<Lexicon>>) -> DetectRules {
+    DetectRules {
+        rules_version: config.rules_version(lexicon.version()),
+        lexicon,
+        lexicons,
+        businesses: config.businesses.clone(),
+        book: config.book.clone(),
+        formats: config.inbound.clone(),
+        policy: config.policy.clone(),
+        policies: config.policies.clone(),
+        hashed: config.hashed,
+    }
+}
 
 /// The detection of one worker.
 pub struct DetectStage {

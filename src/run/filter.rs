@@ -20,6 +20,16 @@ use prost::Message;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// The rules by which a configuration filters.
+pub(super) fn rules(config: &Config) -> FilterRules {
+    FilterRules {
+        topics: config.sends.iter().map(|sends| sends.input.clone()).collect(),
+        businesses: config.businesses.clone(),
+        categories: config.categories.clone(),
+        default_channel: config.default_channel.clone(),
+    }
+}
+
 /// The filter of one worker.
 pub struct FilterStage {
     filter: Filter,
@@ -44,13 +54,7 @@ impl FilterStage {
         rules_version: String,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let rules = FilterRules {
-            topics: config.sends.iter().map(|sends| sends.input.clone()).collect(),
-            businesses: config.businesses.clone(),
-            categories: config.categories.clone(),
-            default_channel: config.default_channel.clone(),
-        };
-        let filter = Filter::new(rules, view.print_key());
+        let filter = Filter::new(rules(&config), view.print_key());
         Self { filter, fence, passed: None, view, layout, config, rules_version, metrics }
     }
 

@@ -30,6 +30,7 @@ pub mod progress;
 pub mod readers;
 pub mod replay;
 pub mod report;
+pub mod scenario;
 pub mod service;
 pub mod status;
 pub mod stop;

@@ -1,7 +1,7 @@
 //! `run`, `detect`, `filter`: builds a verb's parts, starts them, watches them, drains them.
 
 use super::api::{Api, Words};
-use super::detect::DetectStage;
+use super::detect::{self, DetectStage};
 use super::fence::{Fence, FenceAside};
 use super::filter::FilterStage;
 use super::follow::{self, Follow};
@@ -19,7 +19,6 @@ use crate::domain::suppression::PrintKey;
 use crate::kafka::EdgeError;
 use crate::metrics::Metrics;
 use crate::record::TopicName;
-use crate::stage::detect::DetectRules;
 use crate::stage::worker::{Fencing, Pace};
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -196,7 +195,7 @@ fn start(parts: &Parts, verb: Verb, brokers: Brokers, ends: &Ends, threads: &mut
     }
     if verb.detects() {
         for worker in 0..parts.config.workers {
-            let rules = detect_rules(parts);
+            let rules = detect::rules_of(&parts.config, parts.lexicon.clone(), parts.lexicons.clone());
             let fence = fence(parts, FenceLevel::OptOuts)?;
             let (config, metrics) = (parts.config.clone(), parts.metrics.clone());
             let stage = DetectStage::new(config, layout.clone(), parts.view.clone(), fence, rules, metrics)?;
@@ -214,20 +213,6 @@ fn start(parts: &Parts, verb: Verb, brokers: Brokers, ends: &Ends, threads: &mut
         }
     }
     Ok(())
-}
-
-fn detect_rules(parts: &Parts) -> DetectRules {
-    DetectRules {
-        lexicon: parts.lexicon.clone(),
-        lexicons: parts.lexicons.clone(),
-        businesses: parts.config.businesses.clone(),
-        book: parts.config.book.clone(),
-        formats: parts.config.inbound.clone(),
-        policy: parts.config.policy.clone(),
-        policies: parts.config.policies.clone(),
-        rules_version: parts.rules_version.clone(),
-        hashed: parts.config.hashed,
-    }
 }
 
 /// One worker's fence, on a thread of its own.

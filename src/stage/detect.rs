@@ -8,8 +8,8 @@ pub mod conversation;
 mod finding;
 mod ledger;
 
-pub use ledger::{Answer, Consent, Ledger, Overlay};
 pub(in crate::stage) use ledger::changes;
+pub use ledger::{Answer, Consent, Ledger, Overlay};
 
 use crate::domain::business::Businesses;
 use crate::domain::classify::{self, Button, Class, Confidence, Lexicon, Scope};
@@ -26,7 +26,7 @@ use crate::record::{Coordinates, Record, TopicName};
 use crate::wire::inbound::{self, InboundFormat};
 use crate::wire::{DecodeError, consent, proto};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// How much of a message the evidence keeps.
@@ -183,14 +183,14 @@ pub struct Read {
 /// Reads messages: the half of detection that follows from the bytes and the rules alone.
 pub struct Detector {
     rules: DetectRules,
-    /// Some country has words of its own.
-    book_has_words: bool,
+    /// Words that opt out in some country.
+    country_words: BTreeSet<String>,
 }
 
 impl Detector {
     /// A detector under these rules.
     pub fn new(rules: DetectRules) -> Self {
-        Self { book_has_words: rules.book.has_words(), rules }
+        Self { country_words: rules.book.words().map(str::to_owned).collect(), rules }
     }
 
     /// The rules.
@@ -229,104 +229,40 @@ impl Detector {
     fn understand(&self, record: &Record<'_>, message: InboundMessage) -> Result<(Class, Option<Finding>), DecodeError> {
         let business = self.rules.businesses.of_message(&message.business.as_hints());
         let lexicon = business.as_deref().and_then(|name| self.rules.lexicons.get(name)).unwrap_or(&self.rules.lexicon);
-        let mut answerable = !message.confirmed_by_provider;
-        let mut bare = false;
-        let mut answers = None;
         let asking = business.as_deref().map(|name| self.policy(name)).filter(|policy| policy.asks());
         let mut evidence = proto::Evidence::default();
-        let (class, wish, cause, text) = match message.content {
-            Content::Nothing => return Ok((Class::None, None)),
-            Content::Text { text, edited, forwarded } => {
-                let (class, wish, cause) = classify_with(lexicon, Some(&text), None, &mut evidence, &mut bare);
-                let is_own = !edited && !forwarded;
-                if let Some(policy) = asking.filter(|_| is_own && matches!(class, Class::None | Class::Review)) {
-                    answers = policy.answers_of_text(&text, class);
-                }
-                // An edit may ask to stop; it never undoes a stop.
-                let wish = wish.filter(|wish| !(edited && matches!(wish, Wish::OptIn(_))));
-                // What somebody else wrote and the person passed on is not their own wish, but may be meant as one.
-                match (forwarded, wish) {
-                    (true, Some(Wish::OptOut(_) | Wish::Review)) => (Class::Review, Some(Wish::Review), proto::ConsentCause::Review, text),
-                    (true, Some(Wish::OptIn(_) | Wish::Help | Wish::Answer | Wish::Moved(_)) | None) => (Class::None, None, cause, text),
-                    (false, wish) => (class, wish, cause, text),
-                }
-            }
-            Content::Button { payload: Some(payload), title } if question::is_choice(&payload) => {
-                // Our own question's: it is never read as anything else.
-                answers = asking.map(|policy| policy.answers_of_choice(&payload));
-                (Class::None, None, proto::ConsentCause::Button, title.unwrap_or_default())
-            }
-            Content::Button { payload, title } => {
-                let button = Button { payload: payload.as_deref(), title: title.as_deref() };
-                let (class, wish, _) = classify_with(lexicon, None, Some(button), &mut evidence, &mut bare);
-                // Some providers hand on the title alone.
-                if let Some(policy) = asking.filter(|_| matches!(class, Class::None | Class::Review)) {
-                    answers = title.as_deref().and_then(|title| policy.answers_of_text(title, class)).filter(|answers| !answers.is_own_words());
-                }
-                (class, wish, proto::ConsentCause::Button, title.or(payload).unwrap_or_default())
-            }
-            Content::Preference(preference) => {
-                answerable = false;
-                let (class, wish) = match preference {
-                    Preference::Stop => (Class::OptOut, Some(Wish::OptOut(Subject::Marketing))),
-                    Preference::Resume => (Class::OptIn, Some(Wish::OptIn(Subject::Marketing))),
-                    Preference::Help => (Class::Help, None),
-                };
-                "preference".clone_into(&mut evidence.rule);
-                (class, wish, proto::ConsentCause::ChannelPreference, String::new())
-            }
-            Content::ProviderOptOut => {
-                answerable = false;
-                "provider-error".clone_into(&mut evidence.rule);
-                (Class::OptOut, Some(Wish::OptOut(Subject::Marketing)), proto::ConsentCause::ProviderError, String::new())
-            }
-            Content::IdentityChange { now } => {
-                answerable = false;
-                (Class::None, Some(Wish::Moved(now)), proto::ConsentCause::IdentityChange, String::new())
-            }
-        };
-        let by_country = wish.is_none() && self.book_has_words && text.len() <= MAX_WORD_BYTES;
-        if wish.is_none() && answers.is_none() && !by_country {
-            return Ok((class, None));
+        let Some(mut heard) = hear(lexicon, asking, message.content, &mut evidence) else { return Ok((Class::None, None)) };
+        let word = heard.is_open().then(|| heard.text.trim().to_lowercase()).filter(|word| self.country_words.contains(word));
+        if heard.wish.is_none() && heard.answers.is_none() && word.is_none() {
+            return Ok((heard.class, None));
         }
-        let asks = wish.is_some();
-        let wish = wish.unwrap_or(Wish::Answer);
+        let recorded = record.timestamp_ms.and_then(Timestamp::from_millis);
+        let at = |state| safe_time(state, message.occurred_at, recorded);
+        let name = business.as_deref().unwrap_or_default();
+        let rules = self.rules.book.in_force(name, message.sender.iter(), at(ConsentState::OptedOut));
+        if word.is_some_and(|word| rules.words.contains(&word)) {
+            heard.take_word(&mut evidence);
+        }
+        let Some(wish) = heard.wish.or(heard.answers.is_some().then_some(Wish::Answer)) else { return Ok((heard.class, None)) };
         let state = match wish {
             // An answer may open what is shut, and so counts no later than an opt-in would.
             Wish::OptIn(_) | Wish::Answer => ConsentState::OptedIn,
             Wish::OptOut(_) | Wish::Help | Wish::Review | Wish::Moved(_) => ConsentState::OptedOut,
         };
-        let recorded = record.timestamp_ms.and_then(Timestamp::from_millis);
-        let occurred_at = safe_time(state, message.occurred_at, recorded);
-        let rules = self.rules.book.in_force(business.as_deref().unwrap_or_default(), message.sender.iter(), occurred_at);
-        let (class, wish, cause) = match by_country && rules.words.contains(&text.trim().to_lowercase()) {
-            true => {
-                (bare, evidence.span_end) = (true, u32::try_from(text.len()).unwrap_or_default());
-                "country.word".clone_into(&mut evidence.rule);
-                Confidence::Exact.as_str().clone_into(&mut evidence.confidence);
-                (Class::OptOut, Wish::OptOut(Subject::Marketing), proto::ConsentCause::Keyword)
-            }
-            false if asks || answers.is_some() => (class, wish, cause),
-            false => return Ok((class, None)),
+        let occurred_at = at(state);
+        let Heard { class, cause, text, bare, answers, answerable, .. } = heard;
+        let business = match business.ok_or(DecodeError::NoBusiness).and_then(|business| self.check(business, &message.channel, &message.sender))
+        {
+            Ok(business) => business,
+            // What may answer something and cannot be written of answers nothing.
+            Err(_) if wish == Wish::Answer => return Ok((class, None)),
+            Err(error) => return Err(error),
         };
-        let business = business.ok_or(DecodeError::NoBusiness)?;
-        let sender_fits = message.sender.iter().count() <= MAX_IDENTITIES && message.channel.as_str().len() <= MAX_NAME_BYTES;
-        let can_be_answered = business.len() <= MAX_NAME_BYTES && sender_fits;
-        if !can_be_answered && wish == Wish::Answer {
-            return Ok((class, None));
-        }
-        if !can_be_answered {
-            return Err(DecodeError::TooLarge);
-        }
-        // A key that could not be read back would close the fence of every filter: such a message goes to a person.
-        if !message.sender.iter().all(|identity| self.reads_back(&business, &message.channel, identity)) {
-            return if wish == Wish::Answer { Ok((class, None)) } else { Err(DecodeError::NoSender) };
-        }
         let policy = self.policy(&business);
-        let receiving = message.business.number.as_deref();
         let wish = match wish {
             Wish::OptOut(Subject::Marketing) if bare && rules.stop_scope == StopScope::Program => {
-                Wish::OptOut(policy.program_of(receiving).and_then(Subject::program).unwrap_or(Subject::Marketing))
+                let program = policy.program_of(message.business.number.as_deref()).and_then(Subject::program);
+                Wish::OptOut(program.unwrap_or(Subject::Marketing))
             }
             wish => wish,
         };
@@ -357,12 +293,23 @@ impl Detector {
             cause,
             evidence,
             text,
-            answerable,
+            answerable: answerable && !message.confirmed_by_provider,
             bare,
             answers,
             rules,
         };
         Ok((class, Some(finding)))
+    }
+
+    /// The business, if what is written of the message can be written and read back. A key that could not would close the fence of
+    /// every filter: such a message goes to a person.
+    fn check(&self, business: Box<str>, channel: &Channel, sender: &Identities) -> Result<Box<str>, DecodeError> {
+        let fits = business.len() <= MAX_NAME_BYTES && sender.iter().count() <= MAX_IDENTITIES && channel.as_str().len() <= MAX_NAME_BYTES;
+        if !fits {
+            return Err(DecodeError::TooLarge);
+        }
+        let reads_back = sender.iter().all(|identity| self.reads_back(&business, channel, identity));
+        if reads_back { Ok(business) } else { Err(DecodeError::NoSender) }
     }
 
     fn reads_back(&self, business: &str, channel: &Channel, identity: &Identity) -> bool {
@@ -373,6 +320,90 @@ impl Detector {
     fn policy(&self, business: &str) -> &Policy {
         self.rules.policy(business)
     }
+}
+
+/// What a message says by itself, before it is known what rules it meets.
+struct Heard {
+    class: Class,
+    wish: Option<Wish>,
+    cause: proto::ConsentCause,
+    text: String,
+    /// A person wrote: replies may be due.
+    answerable: bool,
+    bare: bool,
+    answers: Option<Answers>,
+}
+
+impl Heard {
+    /// Whether a word of a country may still decide.
+    fn is_open(&self) -> bool {
+        self.answerable && matches!(self.wish, None | Some(Wish::Review)) && self.text.len() <= MAX_WORD_BYTES
+    }
+
+    /// The whole text is a word by which people of this country leave.
+    fn take_word(&mut self, evidence: &mut proto::Evidence) {
+        *evidence = proto::Evidence {
+            rule: "country.word".to_owned(),
+            confidence: Confidence::Exact.as_str().to_owned(),
+            span_end: u32::try_from(self.text.len()).unwrap_or_default(),
+            ..proto::Evidence::default()
+        };
+        (self.class, self.wish, self.cause) = (Class::OptOut, Some(Wish::OptOut(Subject::Marketing)), proto::ConsentCause::Keyword);
+        (self.bare, self.answers) = (true, None);
+    }
+}
+
+/// What a message's content says by itself; `asking`: the policy, where people are asked something. `None`: nothing.
+fn hear(lexicon: &Lexicon, asking: Option<&Policy>, content: Content, evidence: &mut proto::Evidence) -> Option<Heard> {
+    let told = |class, wish, cause| Heard { class, wish, cause, text: String::new(), answerable: false, bare: false, answers: None };
+    Some(match content {
+        Content::Nothing => return None,
+        Content::Text { text, edited, forwarded } => {
+            let mut bare = false;
+            let (class, wish, cause) = classify_with(lexicon, Some(&text), None, evidence, &mut bare);
+            let asking = asking.filter(|_| !edited && !forwarded && matches!(class, Class::None | Class::Review));
+            let answers = asking.and_then(|policy| policy.answers_of_text(&text, class));
+            // An edit may ask to stop; it never undoes a stop.
+            let wish = wish.filter(|wish| !(edited && matches!(wish, Wish::OptIn(_))));
+            // What somebody else wrote and the person passed on is not their own wish, but may be meant as one.
+            let (class, wish, cause) = match (forwarded, wish) {
+                (true, Some(Wish::OptOut(_) | Wish::Review)) => (Class::Review, Some(Wish::Review), proto::ConsentCause::Review),
+                (true, Some(Wish::OptIn(_) | Wish::Help | Wish::Answer | Wish::Moved(_)) | None) => (Class::None, None, cause),
+                (false, wish) => (class, wish, cause),
+            };
+            Heard { text, answerable: true, bare, answers, ..told(class, wish, cause) }
+        }
+        Content::Button { payload: Some(payload), title } if question::is_choice(&payload) => {
+            // Our own question's: it is never read as anything else.
+            let answers = asking.map(|policy| policy.answers_of_choice(&payload));
+            let text = title.unwrap_or_default();
+            Heard { text, answerable: true, answers, ..told(Class::None, None, proto::ConsentCause::Button) }
+        }
+        Content::Button { payload, title } => {
+            let mut bare = false;
+            let button = Button { payload: payload.as_deref(), title: title.as_deref() };
+            let (class, wish, _) = classify_with(lexicon, None, Some(button), evidence, &mut bare);
+            // Some providers hand on the title alone.
+            let asking = asking.filter(|_| matches!(class, Class::None | Class::Review));
+            let answers = asking.and_then(|policy| policy.answers_of_text(title.as_deref()?, class)).filter(|answers| !answers.is_own_words());
+            let text = title.or(payload).unwrap_or_default();
+            Heard { text, answerable: true, bare, answers, ..told(class, wish, proto::ConsentCause::Button) }
+        }
+        Content::Preference(preference) => {
+            let (class, wish) = match preference {
+                Preference::Stop => (Class::OptOut, Some(Wish::OptOut(Subject::Marketing))),
+                Preference::Resume => (Class::OptIn, Some(Wish::OptIn(Subject::Marketing))),
+                Preference::Help => (Class::Help, None),
+            };
+            "preference".clone_into(&mut evidence.rule);
+            told(class, wish, proto::ConsentCause::ChannelPreference)
+        }
+        Content::ProviderOptOut => {
+            "provider-error".clone_into(&mut evidence.rule);
+            told(Class::OptOut, Some(Wish::OptOut(Subject::Marketing)), proto::ConsentCause::ProviderError)
+        }
+        Content::IdentityChange { now } => told(Class::None, Some(Wish::Moved(now)), proto::ConsentCause::IdentityChange),
+    })
 }
 
 /// The class of a message, what it asks for, and what kind of cause that is; the evidence is filled in.

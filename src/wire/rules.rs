@@ -99,7 +99,8 @@ fn read(text: &str) -> Result<RuleBook, String> {
         return Err(format!("a rule of {:?} without a source", unfounded.country));
     }
     let rules = file.rule.iter().map(|rule| rule.meant(None)).collect::<Result<_, _>>()?;
-    let codes = file.country.into_iter().flat_map(|Country { code, calling_codes }| calling_codes.into_iter().map(move |digits| (digits, code.clone())));
+    let codes =
+        file.country.into_iter().flat_map(|Country { code, calling_codes }| calling_codes.into_iter().map(move |digits| (digits, code.clone())));
     Ok(RuleBook::new(rules, codes.collect()))
 }
 

@@ -15,7 +15,6 @@ use crate::record::Record;
 use crate::run::progress;
 use crate::run::readers::{Extent, Readers, Trouble};
 use crate::run::stop::Stop;
-use crate::run::words::{self, WordsError};
 use crate::stage::detect::conversation::NARROWED_RULE;
 use crate::stage::detect::{Consent, DetectRules, Detector};
 use crate::wire::consent::decode_key;
@@ -24,7 +23,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io::Write;
-use std::sync::Arc;
+
 use std::thread;
 use std::time::Instant;
 
@@ -59,19 +58,7 @@ struct Plan {
 
 /// The rules of detection that a configuration means.
 pub(super) fn rules(config: &Config) -> Result<DetectRules, Trouble> {
-    let asked = |error: WordsError| Trouble::Asked(error.to_string());
-    let lexicon = words::load(config.lexicon_dir.as_deref()).map_err(asked)?;
-    Ok(DetectRules {
-        lexicons: words::of_businesses(&lexicon, &config.words).map_err(asked)?,
-        rules_version: config.rules_version(lexicon.version()),
-        lexicon: Arc::new(lexicon),
-        businesses: config.businesses.clone(),
-        book: config.book.clone(),
-        formats: config.inbound.clone(),
-        policy: config.policy.clone(),
-        policies: config.policies.clone(),
-        hashed: config.hashed,
-    })
+    crate::run::detect::rules(config).map_err(|error| Trouble::Asked(error.to_string()))
 }
 
 /// Replays detection. `what_if`: also under these rules, telling what would change.

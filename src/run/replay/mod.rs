@@ -23,10 +23,10 @@ pub use detect::detect;
 pub use parts::OffsetRange;
 pub use tell::{Difference, Kind, Summary};
 
-use super::progress;
 use super::readers::{Extent, Readers, Trouble};
 use super::stop::Stop;
 use super::words;
+use super::{filter as filter_stage, progress};
 use crate::config::{Config, SendsOutput};
 use crate::domain::consent::Position;
 use crate::domain::history::{History, HistoryBuilder};
@@ -156,9 +156,9 @@ pub fn filter(
     let what_if = match what_if {
         None => None,
         Some(then) if imagined::differs(&plan.config, then)? => {
-            Some((filter_rules(then), imagined::history(then, &plan.opt_outs, &readers, threads)?))
+            Some((filter_stage::rules(then), imagined::history(then, &plan.opt_outs, &readers, threads)?))
         }
-        Some(then) => Some((filter_rules(then), self::history(then, &plan.opt_outs, &readers, threads)?)),
+        Some(then) => Some((filter_stage::rules(then), self::history(then, &plan.opt_outs, &readers, threads)?)),
     };
     let mut dead = dead_letters(&plan, &readers)?;
     let teller = Teller::new(out, options.json);
@@ -222,19 +222,9 @@ fn take_range(dead: &mut BTreeMap<u64, Vec<Dead>>, from: u64, to: u64) -> BTreeM
     taken
 }
 
-/// The rules of the filter that a configuration means.
-fn filter_rules(config: &Config) -> FilterRules {
-    FilterRules {
-        topics: config.sends.iter().map(|sends| sends.input.clone()).collect(),
-        businesses: config.businesses.clone(),
-        categories: config.categories.clone(),
-        default_channel: config.default_channel.clone(),
-    }
-}
-
 fn plan(config: Config, options: &Options, readers: &Readers, stop: &Stop) -> Result<Plan, Trouble> {
     let lexicon = words::load(config.lexicon_dir.as_deref()).map_err(|error| Trouble::Asked(error.to_string()))?;
-    let rules = filter_rules(&config);
+    let rules = filter_stage::rules(&config);
     // First the outcomes' stable ends, then the blocks' end, then everything else (see the head of this file).
     let outcomes: Vec<(Extent, Extent)> = config
         .sends

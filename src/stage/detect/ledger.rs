@@ -198,7 +198,8 @@ impl Ledger<'_> {
             // Read again after a crash the superseded act is not known any more: the own act names the reply. The reply
             // that was computed first was never seen, its transaction having been aborted.
             let own = own_earlier.map(|act| format!("own {}", act_name(act))).unwrap_or_default();
-            let reply = |kind: ReplyKind| finding.reply(kind, finding.id(&[kind.as_str(), &first, &superseded, &own]), superseded.clone(), policy);
+            let reply =
+                |kind: ReplyKind| finding.reply(kind, finding.id(&[kind.as_str(), &first, &superseded, &own]), superseded.clone(), policy);
             answer.replies = finding.replies_to_transition(state, subject, policy, reply);
         }
         answer

@@ -139,6 +139,26 @@ fn a_reason_is_recorded_under_the_key_of_the_opt_out_and_changes_nothing() {
 }
 
 #[test]
+fn every_title_that_is_typed_answers_and_asks_for_nothing() {
+    let titles = |language: &str| {
+        let reasons = question::feedback_choices(&question::built_in_reasons(), language);
+        reasons.into_iter().chain(question::clarification_choices(&[program("news")], language)).map(|choice| choice.title)
+    };
+    let languages: Vec<String> = question::built_in_reasons()[0].titles.keys().cloned().collect();
+    let mut acts = Vec::new();
+    for title in languages.iter().flat_map(|language| titles(language)) {
+        let mut world = asking();
+        world.receive(&message(ANA, "STOP"));
+        let answers = world.receive(&message(ANA, &title));
+        let narrowed = keys(&answers).len() == 2;
+        if !narrowed && (!keys(&answers).is_empty() || answers.iter().any(|answer| answer.review.is_some() || !answer.replies.is_empty())) {
+            acts.push(title);
+        }
+    }
+    assert!(acts.is_empty(), "{acts:?}");
+}
+
+#[test]
 fn after_a_day_an_answer_is_a_message_like_any_other() {
     let mut world = World::with(|policy| policy.feedback = Some(question::built_in_reasons()));
     world.receive(&message(ANA, "SAIR"));
