@@ -62,6 +62,12 @@ pub struct Reason {
     pub reason: &'static str,
 }
 
+/// Why a send says how to opt out.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Due {
+    pub occasion: &'static str,
+}
+
 /// A reason to leave, by its id: one of the built-in ones or of the configuration's, never a person's words.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct LeftBecause {
@@ -96,6 +102,10 @@ pub struct Metrics {
     /// Alert on: more than reviewers can judge within their deadline.
     pub reviews: Counter,
     pub decisions: Family<DecisionReason, Counter>,
+    /// Sends that must say how to opt out, by occasion.
+    pub guidance: Family<Due, Counter>,
+    pub guidance_entries: Gauge,
+    pub guidance_bytes: Gauge,
     /// Alert on: any increase of stage detect (a message that could not be read may be an opt-out).
     pub dead_letters: Family<StageReason, Counter>,
     /// Alert on: any increase. Sends of a business that no consent record names are not protected by anything.
@@ -157,6 +167,9 @@ impl Metrics {
             feedback: Family::default(),
             reviews: Counter::default(),
             decisions: Family::default(),
+            guidance: Family::default(),
+            guidance_entries: Gauge::default(),
+            guidance_bytes: Gauge::default(),
             dead_letters: Family::default(),
             sends_unknown_business: Counter::default(),
             checks: Family::default(),
@@ -193,6 +206,9 @@ impl Metrics {
         registry.register("feedback", "Answers to feedback questions, by reason", self.feedback.clone());
         registry.register("reviews", "Review requests written", self.reviews.clone());
         registry.register("decisions", "Sends decided, by decision and reason", self.decisions.clone());
+        registry.register("guidance", "Sends that must say how to opt out, by occasion", self.guidance.clone());
+        registry.register("guidance_entries", "Recipients of whom the last marketing send is known", self.guidance_entries.clone());
+        registry.register("guidance_bytes", "Bytes that these occupy", self.guidance_bytes.clone());
         registry.register("dead_letters", "Records set aside, by reason", self.dead_letters.clone());
         registry.register(
             "sends_unknown_business",

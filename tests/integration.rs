@@ -20,6 +20,8 @@ mod integration {
     mod kafka_bad_input;
     /// Measurements on the user's own broker.
     mod kafka_bench;
+    /// Questions, answers, and sends that say how to opt out.
+    mod kafka_conversation;
     /// STOP to suppression, START to permission.
     mod kafka_end_to_end;
     /// One outcome for each input, whatever happens.

@@ -6,8 +6,8 @@
 mod raw;
 
 pub use raw::{
-    OneOrMore, RawBusiness, RawClarification, RawConfig, RawFeedback, RawGroups, RawInbound, RawPolicy, RawProgram, RawReason, RawReply,
-    RawSends, RawToken, RawTopics, RawWords, TokenRole, WordsChange, WordsClass,
+    OneOrMore, RawBusiness, RawClarification, RawConfig, RawFeedback, RawGroups, RawGuidance, RawInbound, RawPolicy, RawProgram, RawReason,
+    RawReply, RawSends, RawToken, RawTopics, RawWords, TokenRole, WordsChange, WordsClass,
 };
 
 use crate::domain::business::{Business, Businesses};
@@ -23,7 +23,7 @@ use crate::domain::send::Categories;
 use crate::kafka::{Connection, OWNED_SETTINGS};
 use crate::record::TopicName;
 use crate::stage::detect::{Excerpt, Policy};
-use crate::stage::filter::SendsTopic;
+use crate::stage::filter::{GuidanceRules, SendsTopic};
 use crate::wire::inbound::mapping::{Mapping, Pointers};
 use crate::wire::inbound::{Format, InboundFormat};
 use crate::wire::rules::{self, RawRule};
@@ -148,6 +148,8 @@ pub struct Config {
     pub policies: BTreeMap<String, Policy>,
     /// What holds by country.
     pub book: Arc<RuleBook>,
+    /// Whether sends are marked that must say how to opt out.
+    pub guidance: Option<GuidanceRules>,
     pub acknowledged_poison: BTreeSet<Position>,
     pub lexicon_dir: Option<PathBuf>,
     /// Changes to the keywords, by business.
@@ -188,6 +190,7 @@ pub struct Topics {
     pub decisions: TopicName,
     pub dead_letters: TopicName,
     pub feedback: TopicName,
+    pub guidance: TopicName,
     pub partitions: u32,
     pub replication: Option<u16>,
     pub audit_days: u64,
@@ -270,6 +273,7 @@ impl RawConfig {
         self.policy = other.policy;
         self.feedback = other.feedback;
         self.clarification = other.clarification;
+        self.guidance = other.guidance;
         self.rule = other.rule;
         self.reply = other.reply;
         self.business = other.business;
@@ -344,6 +348,7 @@ impl RawConfig {
         if identity_key.is_none() && raw.identities == Some(Identities::Hashed) {
             problems.push("identities = \"hashed\" needs identity_hash_key, better given as STOPGATE_IDENTITY_HASH_KEY".to_owned());
         }
+        let hashed = identity_key.filter(|_| raw.identities == Some(Identities::Hashed));
         let tokens = parse_tokens(&raw.token, &mut problems);
         let rules = raw.rules_fingerprint();
         let config = Config {
@@ -364,6 +369,7 @@ impl RawConfig {
             policies: raw.business.iter().filter_map(|business| business.policy(&raw, &policy, &mut problems)).collect(),
             policy,
             book: Arc::new(book),
+            guidance: raw.guidance.enabled.then_some(GuidanceRules { gap_days: raw.guidance.gap_days, hashed }),
             acknowledged_poison,
             lexicon_dir: raw.lexicon_dir.clone(),
             words: raw
@@ -374,7 +380,7 @@ impl RawConfig {
                 .collect(),
             silence_alarm_minutes: raw.silence_alarm_minutes.unwrap_or_default(),
             identity_key,
-            hashed: identity_key.filter(|_| raw.identities == Some(Identities::Hashed)),
+            hashed,
             tokens,
             rules,
             effective: raw,
@@ -411,7 +417,8 @@ impl RawConfig {
 
     fn check_topic_names(&self, problems: &mut Vec<String>) {
         let topics = &self.topics;
-        let own = [&topics.opt_outs, &topics.replies, &topics.reviews, &topics.decisions, &topics.dead_letters, &topics.feedback];
+        let own =
+            [&topics.opt_outs, &topics.replies, &topics.reviews, &topics.decisions, &topics.dead_letters, &topics.feedback, &topics.guidance];
         let inputs = self.inbound.iter().map(|inbound| &inbound.topic).chain(self.sends.iter().map(|sends| &sends.topic));
         let outputs = self.sends.iter().flat_map(|sends| sends.allowed.iter().chain(&sends.suppressed));
         let mut seen = BTreeSet::new();
@@ -431,7 +438,7 @@ impl RawConfig {
             &self.business,
             &self.templates,
             &self.exempt_categories,
-            (&self.policy, &self.reply, &self.feedback, &self.clarification),
+            (&self.policy, &self.reply, &self.feedback, &self.clarification, &self.guidance),
             (&self.rule, rules::BUILT_IN),
             &self.default_channel,
             &self.sends,
@@ -464,7 +471,14 @@ impl Config {
         let own = [&topics.opt_outs, &topics.replies, &topics.reviews, &topics.decisions, &topics.dead_letters];
         let inbound = self.inbound.iter().map(|(topic, _)| topic);
         let sends = self.sends.iter().flat_map(|sends| [&sends.input.name, &sends.allowed, &sends.suppressed]);
-        inbound.chain(own).chain(sends).chain(self.asks_why().then_some(&topics.feedback)).collect()
+        inbound.chain(own).chain(sends).chain(self.optional_topics()).collect()
+    }
+
+    /// Topics that are needed only where something is switched on.
+    fn optional_topics(&self) -> impl Iterator<Item = &TopicName> {
+        let topics = &self.topics;
+        let why = self.asks_why().then_some(&topics.feedback);
+        why.into_iter().chain(self.guidance.map(|_| &topics.guidance))
     }
 
     /// Whether anybody is asked why they leave: only then is there a topic for the answers.
@@ -560,6 +574,7 @@ impl RawTopics {
             decisions: name(&self.decisions),
             dead_letters: name(&self.dead_letters),
             feedback: name(&self.feedback),
+            guidance: name(&self.guidance),
             partitions: self.partitions,
             replication: self.replication,
             audit_days: self.audit_days,

@@ -48,6 +48,7 @@ pub struct RawConfig {
     pub policy: RawPolicy,
     pub feedback: RawFeedback,
     pub clarification: RawClarification,
+    pub guidance: RawGuidance,
     /// Lines laid over the built-in rules by country.
     pub rule: Vec<RawRule>,
     /// Topics of inbound messages.
@@ -90,6 +91,8 @@ pub struct RawTopics {
     pub dead_letters: String,
     /// Why people leave. Needed where they are asked.
     pub feedback: String,
+    /// When recipients last got marketing. Needed where guidance is on.
+    pub guidance: String,
     /// Partitions of new topics.
     pub partitions: u32,
     /// Replicas of new topics; absent: three, or as many as there are brokers.
@@ -107,6 +110,7 @@ impl Default for RawTopics {
             decisions: "decisions".into(),
             dead_letters: "dead-letters".into(),
             feedback: "feedback".into(),
+            guidance: "guidance".into(),
             partitions: 8,
             replication: None,
             // Five years: above the four that are commonly kept for claims under US law.
@@ -163,6 +167,21 @@ pub struct RawClarification {
 impl Default for RawClarification {
     fn default() -> Self {
         Self { enabled: false, window_hours: 24 }
+    }
+}
+
+/// Whether marketing sends are marked that must say how to opt out.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RawGuidance {
+    pub enabled: bool,
+    /// Days without marketing after which it is due again.
+    pub gap_days: u16,
+}
+
+impl Default for RawGuidance {
+    fn default() -> Self {
+        Self { enabled: false, gap_days: 90 }
     }
 }
 

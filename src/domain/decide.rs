@@ -7,6 +7,7 @@
 use super::consent::{Act, ConsentState, Position};
 use super::key::{Channel, DEFAULT_PROGRAM, Subject};
 use super::suppression::{PrintKey, SlotPrint};
+use super::time::Timestamp;
 
 /// Why a send may go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -147,6 +148,14 @@ impl Question {
     }
 }
 
+impl Question {
+    /// When the person last opted in, of all that concerns the question.
+    pub fn opted_in_at(&self, mut lookup: impl FnMut(SlotPrint) -> Option<Act>) -> Option<Timestamp> {
+        let acts = self.slots.iter().filter_map(|slot| later(lookup(slot.print), slot.hashed.and_then(&mut lookup)));
+        acts.filter(|act| act.state == ConsentState::OptedIn).map(|act| act.occurred_at).max()
+    }
+}
+
 /// Of two acts about the same the one that stands.
 fn later(one: Option<Act>, other: Option<Act>) -> Option<Act> {
     match (one, other) {
@@ -215,7 +224,6 @@ mod tests {
     use crate::domain::identity::Identity;
     use crate::domain::key::ConsentKey;
     use crate::domain::suppression::SuppressionSet;
-    use crate::domain::time::Timestamp;
 
     const PRINTS: PrintKey = PrintKey::new(5, 6);
 

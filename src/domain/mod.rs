@@ -26,6 +26,7 @@ pub mod business;
 pub mod classify;
 pub mod consent;
 pub mod decide;
+pub mod guidance;
 pub mod history;
 pub mod identity;
 pub mod key;

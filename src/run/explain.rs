@@ -14,6 +14,7 @@ fn words(happened: Happened) -> &'static str {
         Happened::Recorded => "recorded: counts from here on",
         Happened::Erased => "erased",
         Happened::Answered => "answered",
+        Happened::Feedback => "said why",
         Happened::Allowed => "send allowed",
         Happened::Suppressed => "send suppressed",
     }
@@ -63,7 +64,7 @@ pub fn html(story: &Story, out: &mut impl Write) -> io::Result<()> {
         let class = match event.event {
             Happened::Asked => "asked",
             Happened::Recorded | Happened::Erased => "recorded",
-            Happened::Answered => "answered",
+            Happened::Answered | Happened::Feedback => "answered",
             Happened::Allowed => "allowed",
             Happened::Suppressed => "suppressed",
         };

@@ -19,6 +19,8 @@ pub enum Waiting {
     View(Closed),
     /// Stage 1 has not read an inbound partition to its end.
     Detect { topic: TopicName, partition: u32, committed: Option<u64>, end: u64 },
+    /// What is known of guidance is not there yet: after partitions were taken, once.
+    Guidance(&'static str),
     /// Stage 1's position lies beyond the end of an inbound partition: it is a position in another log.
     DetectBeyond { topic: TopicName, partition: u32, committed: u64, end: u64 },
 }
@@ -32,6 +34,7 @@ impl Waiting {
             Self::View(Closed::WentBack { .. }) => "log-went-back",
             Self::View(Closed::View(_)) => "view-closed",
             Self::Detect { .. } => "detect-behind",
+            Self::Guidance(_) => "guidance-behind",
             Self::DetectBeyond { .. } => "detect-beyond-end",
         }
     }
@@ -42,6 +45,7 @@ impl fmt::Display for Waiting {
         match self {
             Self::Unknown(unknown) => unknown.fmt(f),
             Self::View(closed) => closed.fmt(f),
+            Self::Guidance(why) => write!(f, "guidance: {why}"),
             Self::Detect { topic, partition, committed, end } => {
                 let committed = committed.unwrap_or_default();
                 write!(f, "stage 1 has read {topic} partition {partition} up to {committed} of {end}: is `stopgate detect` running?")

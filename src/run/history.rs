@@ -47,6 +47,8 @@ pub enum Happened {
     Erased,
     /// An answer was handed to the senders.
     Answered,
+    /// The person said why they left.
+    Feedback,
     /// A send went on to the senders.
     Allowed,
     /// A send was kept back.
@@ -113,6 +115,9 @@ pub fn read(config: &Config, whose: &Whose, scope: &Scope, threads: usize) -> Re
     let events = Mutex::new(Vec::new());
     scan(&readers, &config.topics.opt_outs, threads, &|record| events.lock().extend(consent_events(config, &sought, record)))?;
     scan(&readers, &config.topics.replies, threads, &|record| events.lock().extend(answer(config, &sought, record)))?;
+    if config.asks_why() {
+        scan(&readers, &config.topics.feedback, threads, &|record| events.lock().extend(feedback(config, &sought, record)))?;
+    }
     for sends in &config.sends {
         for (topic, happened) in [(&sends.allowed, Happened::Allowed), (&sends.suppressed, Happened::Suppressed)] {
             scan(&readers, topic, threads, &|record| events.lock().extend(outcome(config, &sends.input, &sought, record, happened)))?;
@@ -123,6 +128,7 @@ pub fn read(config: &Config, whose: &Whose, scope: &Scope, threads: usize) -> Re
         return Ok(None);
     }
     sort(&mut events);
+    join_campaigns(&mut events);
     Ok(Some(Story { person: sought.persons.iter().map(Identity::to_text).collect(), events }))
 }
 
@@ -233,6 +239,7 @@ fn consent_events(config: &Config, sought: &Sought, record: &Record<'_>) -> Vec<
     fact(&mut facts, "language", &evidence.language);
     fact(&mut facts, "lexicon", &evidence.lexicon_version);
     fact(&mut facts, "rules", &evidence.rules_version);
+    fact(&mut facts, "country_rules", &evidence.country_rules);
     fact(&mut facts, "message_id", &evidence.provider_message_id);
     fact(&mut facts, "receiving_number", &evidence.receiving_number);
     fact(&mut facts, "actor", &evidence.actor);
@@ -280,6 +287,36 @@ fn answer(config: &Config, sought: &Sought, record: &Record<'_>) -> Option<Event
     Some(Event { at_ms: record.timestamp_ms, event: Happened::Answered, position, business, channel: channel.as_str().to_owned(), facts })
 }
 
+fn feedback(config: &Config, sought: &Sought, record: &Record<'_>) -> Option<Event> {
+    let key = decode_key(record.key.unwrap_or_default(), &config.businesses).ok()?;
+    let said = proto::FeedbackRecord::decode(record.value?).ok()?;
+    if !sought.fits(&key.business, &key.channel, &key.identity) {
+        return None;
+    }
+    let mut facts = Facts::new();
+    fact(&mut facts, "feedback", &said.reason);
+    fact(&mut facts, "subject", &key.subject.to_string());
+    fact(&mut facts, "text", &said.text);
+    fact(&mut facts, "source", &said.source);
+    let (business, channel) = (key.business.to_string(), key.channel.as_str().to_owned());
+    let position = record.coordinates().to_string();
+    Some(Event { at_ms: Some(said.occurred_at_ms), event: Happened::Feedback, position, business, channel, facts })
+}
+
+/// Each reason to leave gets the campaign of the last marketing that had gone to the person.
+fn join_campaigns(events: &mut [Event]) {
+    let mut last: Option<serde_json::Value> = None;
+    for event in events {
+        let is_marketing = event.facts.get("category").is_some_and(|category| category == "marketing");
+        if event.event == Happened::Allowed && is_marketing {
+            last = event.facts.get("campaign").cloned();
+        }
+        if let Some(campaign) = last.as_ref().filter(|_| event.event == Happened::Feedback) {
+            event.facts.insert("campaign".to_owned(), campaign.clone());
+        }
+    }
+}
+
 fn outcome(config: &Config, input: &crate::stage::filter::SendsTopic, sought: &Sought, record: &Record<'_>, event: Happened) -> Option<Event> {
     let send = input.decoder.decode(record).ok()?;
     let business = config.businesses.of_send(&send.hints()).ok()?;
@@ -292,7 +329,13 @@ fn outcome(config: &Config, input: &crate::stage::filter::SendsTopic, sought: &S
     fact(&mut facts, "send", labels.id.as_deref().unwrap_or_default());
     fact(&mut facts, "campaign", labels.campaign.as_deref().unwrap_or_default());
     fact(&mut facts, "category", if config.categories.is_exempt(&send) { "exempt" } else { "marketing" });
-    let headers = [("reason", "stopgate-reason"), ("cause", "stopgate-cause"), ("as_of", "stopgate-as-of"), ("source", "stopgate-source")];
+    let headers = [
+        ("reason", "stopgate-reason"),
+        ("cause", "stopgate-cause"),
+        ("as_of", "stopgate-as-of"),
+        ("source", "stopgate-source"),
+        ("guidance", "stopgate-guidance"),
+    ];
     for (name, header) in headers {
         fact(&mut facts, name, record.header(header).and_then(|value| std::str::from_utf8(value).ok()).unwrap_or_default());
     }

@@ -119,6 +119,7 @@ fn needed(config: &Config, verb: Verb) -> Vec<&TopicName> {
     if verb.filters() {
         needed.extend(config.sends.iter().flat_map(|sends| [&sends.input.name, &sends.allowed, &sends.suppressed]));
         needed.push(&topics.decisions);
+        needed.extend(config.guidance.map(|_| &topics.guidance));
     }
     needed
 }

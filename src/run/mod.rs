@@ -20,6 +20,7 @@ pub mod explain;
 pub mod fence;
 pub mod filter;
 pub mod follow;
+pub mod guidance;
 pub mod history;
 pub mod http;
 pub mod layout;

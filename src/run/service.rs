@@ -5,6 +5,7 @@ use super::detect::{self, DetectStage};
 use super::fence::{Fence, FenceAside};
 use super::filter::FilterStage;
 use super::follow::{self, Follow};
+use super::guidance::{self, FollowGuidance, GuidanceFence, SharedGuidance};
 use super::http;
 use super::layout::{Brokers, Layout, Refusal};
 use super::status::{Status, Unready};
@@ -168,21 +169,34 @@ fn start(parts: &Parts, verb: Verb, brokers: Brokers, ends: &Ends, threads: &mut
         let sends = parts.config.sends.iter().filter(|sends| sends.input.exempt_only == exempt_only);
         sends.map(|sends| sends.input.name.clone()).collect()
     };
-    let filter = |fence| {
+    let guidance = parts.config.guidance.filter(|_| verb.filters()).map(|_| Arc::new(SharedGuidance::default()));
+    if let Some(shared) = &guidance {
+        parts.status.unready(guidance::PART, Unready::Starting);
+        let follow = FollowGuidance {
+            config: parts.config.clone(),
+            shared: shared.clone(),
+            prints: parts.view.print_key(),
+            status: parts.status.clone(),
+            metrics: parts.metrics.clone(),
+            stop: parts.stop.clone(),
+        };
+        threads.start("guidance".into(), move || follow.run())?;
+    }
+    let filter = |fence, guidance| {
         let (config, view, metrics) = (parts.config.clone(), parts.view.clone(), parts.metrics.clone());
-        FilterStage::new(config, layout.clone(), view, fence, parts.rules_version.clone(), metrics)
+        FilterStage::new(config, layout.clone(), view, fence, parts.rules_version.clone(), metrics, guidance)
     };
     let group = &parts.config.filter_group;
     if verb.filters() && !of_kind(true).is_empty() {
         // One-time passwords wait for nothing: no consent concerns them, so no view is needed.
         for worker in 0..parts.config.workers {
             let pace = Pace { fencing: Fencing::Never, ..PACE };
-            start_worker(parts, threads, &layout, group, format!("exempt-{worker}"), of_kind(true), pace, filter(None))?;
+            start_worker(parts, threads, &layout, group, format!("exempt-{worker}"), of_kind(true), pace, filter(None, None))?;
         }
     }
     // No group is joined before the view holds the opt-outs topic: nothing would be decided, and partitions would move
     // to a member that cannot serve them.
-    while parts.metrics.restored.get() == 0 {
+    while parts.metrics.restored.get() == 0 || guidance.as_ref().is_some_and(|guidance| !guidance.is_restored()) {
         if parts.stop.is_asked() {
             return Ok(());
         }
@@ -207,7 +221,8 @@ fn start(parts: &Parts, verb: Verb, brokers: Brokers, ends: &Ends, threads: &mut
     if verb.filters() {
         for worker in 0..parts.config.workers {
             if !of_kind(false).is_empty() {
-                let stage = filter(Some(fence(parts, parts.config.fence)?));
+                let of_guidance = guidance.as_ref().map(|shared| GuidanceFence::new(parts.config.clone(), shared.clone())).transpose()?;
+                let stage = filter(Some(fence(parts, parts.config.fence)?), of_guidance);
                 start_worker(parts, threads, &layout, group, worker.to_string(), of_kind(false), PACE, stage)?;
             }
         }

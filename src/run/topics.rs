@@ -47,6 +47,10 @@ pub fn wanted(config: &Config, brokers: usize, existing: &BTreeMap<String, u32>)
     wanted.push(topic(&topics.replies, topics.partitions, deleted(1)));
     wanted.push(topic(&topics.reviews, topics.partitions, deleted(30)));
     wanted.push(topic(&topics.decisions, topics.partitions, deleted(topics.audit_days)));
+    if config.guidance.is_some() {
+        let compacted = vec![("cleanup.policy", "compact".to_owned()), ("min.compaction.lag.ms", (topics.audit_days * DAY_MS).to_string())];
+        wanted.push(topic(&topics.guidance, topics.partitions, compacted));
+    }
     if config.asks_why() {
         wanted.push(topic(&topics.feedback, topics.partitions, deleted(topics.audit_days)));
     }

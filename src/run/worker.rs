@@ -41,6 +41,12 @@ pub trait Stage {
     /// Forgets what was decided and not committed: it will be decided again.
     fn start_again(&mut self) -> Result<(), EdgeError>;
 
+    /// What was decided is committed.
+    fn committed(&mut self) {}
+
+    /// Partitions were taken, which others may have served before.
+    fn taken(&mut self, _partitions: &[TopicPartition]) {}
+
     /// Whether a held record may leave before the fence opens.
     fn may_leave_hold(&self, read: &Self::Read, now: Timestamp) -> bool;
 }
@@ -230,7 +236,10 @@ impl<'g, S: Stage> Thread<'g, S> {
                 Step::Commit => self.commit(stage)?,
                 Step::Abort => self.abort(stage)?,
                 Step::Renew => self.renew(stage)?,
-                Step::Take(partitions) => self.take(&partitions)?,
+                Step::Take(partitions) => {
+                    stage.taken(&partitions);
+                    self.take(&partitions)?;
+                }
                 Step::Give(partitions) => {
                     let stays = |received: &Received<'_>| !partitions.contains(&(received.topic().clone(), received.partition()));
                     self.pending.retain(|incoming| stays(&incoming.received));
@@ -406,6 +415,7 @@ impl<'g, S: Stage> Thread<'g, S> {
         match result {
             Ok(()) => {
                 self.machine.committed();
+                stage.committed();
                 self.begun = false;
                 if std::mem::take(&mut self.failures) >= FAILURES_TOLD {
                     self.setup.status.ready(&self.part);

@@ -6,8 +6,10 @@
 
 use crate::domain::business::{Businesses, UnknownBusiness};
 use crate::domain::decide::{AllowReason, Decision, Question, Standing, SuppressReason};
+use crate::domain::guidance::{Occasion, RecipientPrint, Seen, day_of, due};
 use crate::domain::history::Lookup;
-use crate::domain::key::Channel;
+use crate::domain::identity::{Identity, IdentityKey};
+use crate::domain::key::{Channel, ConsentKey, Subject};
 use crate::domain::send::Categories;
 use crate::domain::suppression::{PersonPrint, PrintKey};
 use crate::domain::time::Timestamp;
@@ -44,6 +46,34 @@ pub struct FilterRules {
     pub businesses: Arc<Businesses>,
     pub categories: Categories,
     pub default_channel: Channel,
+    /// Whether and when sends say how to opt out.
+    pub guidance: Option<GuidanceRules>,
+}
+
+/// When sends say how to opt out.
+#[derive(Clone, Copy, Debug)]
+pub struct GuidanceRules {
+    /// Days without marketing after which it is due again.
+    pub gap_days: u16,
+    /// Where identities are written hashed: the key.
+    pub hashed: Option<IdentityKey>,
+}
+
+/// One name of the recipient of a marketing send, for what is kept of guidance.
+#[derive(Clone, Debug)]
+pub struct Recipient {
+    pub print: RecipientPrint,
+    /// Under which it is written.
+    pub key: ConsentKey,
+}
+
+/// Whether a send must say how to opt out, and what is known of its recipient afterwards.
+#[derive(Clone, Debug)]
+pub struct Guided<'a> {
+    pub occasion: Option<Occasion>,
+    pub after: Seen,
+    /// Names under which something else is known, or nothing.
+    pub changed: Vec<&'a Recipient>,
 }
 
 /// A record that was read and waits for the view.
@@ -54,6 +84,8 @@ pub enum Prepared {
         persons: Persons,
         asked: Arc<Asked>,
         expires_at: Option<Timestamp>,
+        /// Where guidance is on, and the send is marketing.
+        recipients: Box<[Recipient]>,
     },
     /// On a topic for exempt sends: allowed without a look-up.
     ExemptOnly,
@@ -155,7 +187,18 @@ impl Filter {
                 asked
             }
         };
-        Prepared::Send { persons, asked, expires_at: send.expires_at }
+        let recipients = match self.rules.guidance.filter(|_| !exempt) {
+            None => Box::default(),
+            Some(rules) => send.to.iter().map(|identity| self.recipient(rules, &asked, identity)).collect(),
+        };
+        Prepared::Send { persons, asked, expires_at: send.expires_at, recipients }
+    }
+
+    fn recipient(&self, rules: GuidanceRules, asked: &Asked, identity: &Identity) -> Recipient {
+        let print = RecipientPrint::new(self.prints, self.prints.person(&asked.business, identity), &asked.channel);
+        let identity = rules.hashed.map_or_else(|| identity.clone(), |key| key.hash(identity));
+        let key = ConsentKey { business: asked.business.clone(), channel: asked.channel.clone(), identity, subject: Subject::Marketing };
+        Recipient { print, key }
     }
 
     fn keep(&mut self, hash: u64, asked: Arc<Asked>) {
@@ -200,6 +243,37 @@ impl Prepared {
                 Outcome::Decided(standing.decision(asked.exempt))
             }
         }
+    }
+
+    /// When the recipient last came back, for a send that is allowed because of it.
+    pub fn opted_in_at(&self, view: &impl Lookup) -> Option<Timestamp> {
+        let Self::Send { persons, asked, .. } = self else { return None };
+        let at = |person: &PersonPrint| asked.question.opted_in_at(|slot| view.standing(*person, slot));
+        persons.as_slice().iter().filter_map(at).max()
+    }
+
+    /// Whether an allowed send must say how to opt out. `sent_at`: Kafka's time of the send; `lookup`: what is known of a recipient.
+    /// `None` where guidance is off or the send is no marketing.
+    pub fn guide(
+        &self,
+        reason: AllowReason,
+        sent_at: Option<Timestamp>,
+        opted_in: Option<Timestamp>,
+        gap_days: u16,
+        lookup: impl Fn(RecipientPrint) -> Option<Seen>,
+    ) -> Option<Guided<'_>> {
+        let is_marketing = match reason {
+            AllowReason::ExemptCategory => false,
+            AllowReason::NoOptOut | AllowReason::OptedInAgain => true,
+        };
+        let Self::Send { recipients, .. } = self else { return None };
+        if recipients.is_empty() || !is_marketing {
+            return None;
+        }
+        let seen = recipients.iter().filter_map(|recipient| lookup(recipient.print)).max_by_key(|seen| seen.day);
+        let (occasion, after) = due(seen, day_of(sent_at?), opted_in, gap_days);
+        let changed = recipients.iter().filter(|recipient| lookup(recipient.print) != Some(after)).collect();
+        Some(Guided { occasion, after, changed })
     }
 
     /// Whether a held record may leave before the fence opens: what is no send, and sends whose expiry has passed.
@@ -261,6 +335,8 @@ pub struct DecidedAt<'a> {
     pub opt_outs_topic_id: &'a str,
     /// The time that was compared with the expiry of held sends.
     pub held_until: Option<Timestamp>,
+    /// Applied position of every guidance partition; empty where guidance is off.
+    pub guidance_as_of: &'a [u64],
 }
 
 /// The decision block of one run: `first` inclusive, `end` exclusive.
@@ -277,6 +353,7 @@ pub fn block(run: &TopicPartition, first: u64, end: u64, tally: &Tally, at: &Dec
         dead_letters: reason_counts(tally.dead_letters.iter().map(|(reason, count)| (*reason, *count))),
         expired_as_of_ms: at.held_until.map_or(0, Timestamp::millis),
         opt_outs_topic_id: at.opt_outs_topic_id.to_owned(),
+        guidance_as_of: at.guidance_as_of.to_vec(),
     }
 }
 
@@ -300,6 +377,9 @@ pub fn suppressed_headers(
 pub fn allowed_header(reason: AllowReason, source: &Coordinates, as_of: &str, rules_version: &str) -> (&'static str, String) {
     ("stopgate", format!("reason={};source={source};as-of={as_of};rules={rules_version}", reason.as_str()))
 }
+
+/// The header of an allowed send that must say how to opt out.
+pub const GUIDANCE_HEADER: &str = "stopgate-guidance";
 
 /// `0@12,1@9,…`: partition and applied position.
 pub fn as_of_text(as_of: &[u64]) -> String {
@@ -328,6 +408,7 @@ mod tests {
             businesses: Arc::new(Businesses::default()),
             categories: Categories::new(["utility".to_owned(), "authentication".to_owned()], BTreeMap::new()),
             default_channel: Channel::Whatsapp,
+            guidance: None,
         };
         Filter::new(rules, PrintKey::new(1, 2))
     }
@@ -422,7 +503,7 @@ mod tests {
         tally.count(OPTED_OUT);
         tally.count(Outcome::Decided(Decision::Allowed(AllowReason::NoOptOut)));
         tally.count(Outcome::DeadLetter(DecodeError::NoRecipient));
-        let at = DecidedAt { as_of: &[12, 9], rules_version: "r1", opt_outs_topic_id: "", held_until: None };
+        let at = DecidedAt { as_of: &[12, 9], rules_version: "r1", opt_outs_topic_id: "", held_until: None, guidance_as_of: &[] };
         let block = block(&("sends".into(), 3), 40, 46, &tally, &at);
         let reasons = |counts: &[proto::ReasonCount]| counts.iter().map(|count| format!("{} {}", count.reason, count.count)).collect::<Vec<_>>();
         assert_eq!(reasons(&block.allowed), ["no-opt-out 1"]);

@@ -6,6 +6,7 @@ pub mod consent;
 pub mod consent_fields;
 pub mod fields;
 mod flat;
+pub mod guidance;
 pub mod inbound;
 pub mod lexicon;
 pub mod list;

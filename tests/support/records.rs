@@ -48,6 +48,16 @@ pub struct SourceCoordinates {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
+pub struct FeedbackRecord {
+    #[prost(string, tag = "4")]
+    pub from: String,
+    #[prost(string, tag = "5")]
+    pub reason: String,
+    #[prost(string, tag = "6")]
+    pub text: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
 pub struct DecisionBlock {
     #[prost(string, tag = "1")]
     pub topic: String,

@@ -27,6 +27,9 @@ pub struct Names {
     pub suppressed: String,
     pub decisions: String,
     pub dead_letters: String,
+    /// Made by the tests that need them.
+    pub feedback: String,
+    pub guidance: String,
     pub detect_group: String,
     pub filter_group: String,
 }
@@ -107,6 +110,8 @@ impl World {
             suppressed: topic("sends.suppressed"),
             decisions: topic("decisions"),
             dead_letters: topic("dead-letters"),
+            feedback: topic("feedback"),
+            guidance: topic("guidance"),
             detect_group: topic("detect"),
             filter_group: topic("filter"),
         };
@@ -149,6 +154,8 @@ impl World {
                 ("reviews", &names.reviews),
                 ("decisions", &names.decisions),
                 ("dead_letters", &names.dead_letters),
+                ("feedback", &names.feedback),
+                ("guidance", &names.guidance),
             ],
         );
         table("[[inbound]]", &[("topic", &names.inbound)]);

@@ -14,6 +14,7 @@
 
 mod align;
 mod detect;
+mod guided;
 mod imagined;
 mod parts;
 mod tell;
@@ -36,6 +37,7 @@ use crate::record::{Record, TopicName};
 use crate::stage::filter::FilterRules;
 use crate::wire::consent::{ConsentChange, decode_key, decode_value, encode_key};
 use align::{Digest, DigestKey};
+use guided::GuidanceHistory;
 use indicatif::ProgressBar;
 use parking_lot::Mutex;
 use parts::Part;
@@ -92,6 +94,8 @@ struct Plan {
     digests: DigestKey,
     ids: Option<BTreeSet<String>>,
     ids_found: Mutex<BTreeSet<String>>,
+    /// Where guidance is on: what was known of recipients.
+    guidance: Option<(GuidanceHistory, u16)>,
     stop: Stop,
 }
 
@@ -147,11 +151,16 @@ pub fn filter(
 ) -> Result<Summary, Trouble> {
     let began = Instant::now();
     let readers = Readers::new(&config)?;
-    let plan = plan(config, options, &readers, stop)?;
+    let mut plan = plan(config, options, &readers, stop)?;
     let inputs: Vec<&Extent> = plan.topics.iter().map(|topics| &topics.input).collect();
     let parts = parts::asked_for(&inputs, options, &readers)?;
     let threads = thread::available_parallelism().map_or(2, usize::from);
     let history = history(&plan.config, &plan.opt_outs, &readers, threads)?;
+    if let Some(rules) = plan.config.guidance {
+        let extent = readers.extent(&plan.config.topics.guidance)?;
+        plan.guidance = Some((GuidanceHistory::read(&plan.config, &extent, history.print_key(), &readers, threads)?, rules.gap_days));
+    }
+    let plan = plan;
     // Another list of businesses is another reading of the same records; other words or policies would have written others.
     let what_if = match what_if {
         None => None,
@@ -263,6 +272,7 @@ fn plan(config: Config, options: &Options, readers: &Readers, stop: &Stop) -> Re
         digests: DigestKey(random.hash_one("digest"), random.hash_one("key")),
         ids: options.ids.clone(),
         ids_found: Mutex::default(),
+        guidance: None,
         stop: stop.clone(),
         config,
     })

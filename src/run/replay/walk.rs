@@ -8,13 +8,14 @@ use super::{Dead, Plan, Progress};
 use crate::config::SendsOutput;
 use crate::domain::consent::Position;
 use crate::domain::decide::{AllowReason, Decision, SuppressReason};
+use crate::domain::guidance::Occasion;
 use crate::domain::history::History;
 use crate::domain::time::Timestamp;
 use crate::kafka::group::Received;
 use crate::kafka::range::{Cursor, RangeReader, Span};
 use crate::record::{Coordinates, Header, Record, TopicPartition};
 use crate::run::readers::{Extent, Readers, Trouble};
-use crate::stage::filter::{Filter, FilterRules, Outcome, Prepared, Tally, allowed_header, as_of_text, suppressed_headers};
+use crate::stage::filter::{Filter, FilterRules, GUIDANCE_HEADER, Outcome, Prepared, Tally, allowed_header, as_of_text, suppressed_headers};
 use crate::wire::partition::partition_for;
 use crate::wire::{DecodeError, proto};
 use prost::Message;
@@ -32,6 +33,7 @@ pub(super) struct Block {
     end: u64,
     as_of: Vec<u64>,
     as_of_text: String,
+    guidance_as_of: Vec<u64>,
     rules_version: String,
     held_until: Option<Timestamp>,
     counts: Vec<(&'static str, String, u64)>,
@@ -97,6 +99,7 @@ impl Blocks<'_> {
             end: block.end_offset,
             as_of_text: as_of_text(&block.as_of),
             as_of: block.as_of,
+            guidance_as_of: block.guidance_as_of,
             rules_version: block.rules_version,
             held_until: Some(block.expired_as_of_ms).filter(|&millis| millis != 0).and_then(Timestamp::from_millis),
             counts,
@@ -113,6 +116,8 @@ struct Waiting {
     decided: Option<(Outcome, Rc<Block>)>,
     /// What was decided cannot be held against what is found.
     unprovable: bool,
+    /// Where it was decided with guidance: which.
+    guidance: Option<Option<Occasion>>,
     selected: bool,
 }
 
@@ -127,6 +132,7 @@ struct FoundAllowed {
     offset: u64,
     digest: Digest,
     evidence: Option<String>,
+    guidance: Option<String>,
 }
 
 impl HasDigest for FoundAllowed {
@@ -332,7 +338,8 @@ impl<'a> Walk<'a> {
                             } else {
                                 let expected_allowed = matches!(outcome, Outcome::Decided(Decision::Allowed(_)));
                                 let unprovable = !expected_allowed && self.unprovable(&prepared, &block, None);
-                                aligner.wait(Waiting { offset, digest, decided: Some((outcome, block)), unprovable, selected });
+                                let guidance = self.guidance(&prepared, outcome, &record, &block);
+                                aligner.wait(Waiting { offset, digest, decided: Some((outcome, block)), unprovable, guidance, selected });
                             }
                             outcome
                         }
@@ -346,7 +353,7 @@ impl<'a> Walk<'a> {
                         self.tell(&gap)?;
                     }
                     if found.is_none() && dead.is_none() {
-                        aligner.wait(Waiting { offset, digest, decided: None, unprovable: true, selected });
+                        aligner.wait(Waiting { offset, digest, decided: None, unprovable: true, guidance: None, selected });
                     }
                 }
             }
@@ -378,6 +385,19 @@ impl<'a> Walk<'a> {
         }
         progress.at(self.part, to);
         Ok(self.summary)
+    }
+
+    /// What an allowed send should say of guidance; `None` where it was decided without.
+    fn guidance(&self, prepared: &Prepared, outcome: Outcome, record: &Record<'_>, block: &Block) -> Option<Option<Occasion>> {
+        let (history, gap_days) = self.plan.guidance.as_ref().filter(|_| !block.guidance_as_of.is_empty())?;
+        let Outcome::Decided(Decision::Allowed(reason)) = outcome else { return None };
+        let opted_in = match reason {
+            AllowReason::OptedInAgain => prepared.opted_in_at(&self.history.at(&block.as_of)),
+            AllowReason::ExemptCategory | AllowReason::NoOptOut => None,
+        };
+        let (send, sent_at) = (record.coordinates(), record.timestamp_ms.and_then(Timestamp::from_millis));
+        let guided = prepared.guide(reason, sent_at, opted_in, *gap_days, |print| history.at(print, &send, &block.guidance_as_of));
+        Some(guided.and_then(|guided| guided.occasion))
     }
 
     /// What the other rules would have decided at the same position.
@@ -636,6 +656,15 @@ impl<'a> Walk<'a> {
                 return self.tell(&changed.detail("headers".to_owned()));
             }
         }
+        if let Some(expected) = waiting.guidance {
+            let expected = expected.map(Occasion::as_str);
+            if expected != found.guidance.as_deref() && waiting.selected {
+                let changed = Difference::of(Kind::Changed).source(self.source(waiting.offset)).at(self.place(self.allowed, found.offset));
+                let shown = |occasion: Option<&str>| occasion.unwrap_or("none").to_owned();
+                let changed = changed.expected(shown(expected)).actual(shown(found.guidance.as_deref()));
+                return self.tell(&changed.detail("guidance".to_owned()));
+            }
+        }
         self.summary.same += u64::from(waiting.selected);
         Ok(())
     }
@@ -696,14 +725,19 @@ impl<'a> Walk<'a> {
         let Some(received) = cursor.next()? else { return Ok(None) };
         let mut headers = Vec::new();
         received.headers(&mut headers);
+        let text = |header: &Header<'_>| header.value.map(|value| String::from_utf8_lossy(value).into_owned());
+        let is_guidance = |header: &&Header<'_>| self.plan.guidance.is_some() && header.name == GUIDANCE_HEADER.as_bytes();
+        let guidance = headers.last().filter(is_guidance).and_then(text);
+        if guidance.is_some() {
+            headers.pop();
+        }
         // The evidence that some configurations add is looked at apart: the send itself is unchanged with and without.
         let is_ours = |header: &&Header<'_>| header.name == b"stopgate" && header.value.is_some_and(|value| value.starts_with(b"reason="));
-        let evidence = headers.last().filter(is_ours).and_then(|header| header.value);
-        let evidence = evidence.map(|value| String::from_utf8_lossy(value).into_owned());
+        let evidence = headers.last().filter(is_ours).and_then(text);
         if evidence.is_some() {
             headers.pop();
         }
-        Ok(Some(FoundAllowed { offset: received.offset(), digest: self.digest_of(&received, &headers), evidence }))
+        Ok(Some(FoundAllowed { offset: received.offset(), digest: self.digest_of(&received, &headers), evidence, guidance }))
     }
 
     fn next_suppressed(&self, cursor: &mut Cursor<'_>) -> Result<Option<FoundSuppressed>, Trouble> {

@@ -15,6 +15,7 @@ use super::stop::Stop;
 use crate::config::Config;
 use crate::domain::consent::{ConsentState, Position};
 use crate::domain::key::Subject;
+use crate::domain::question::OWN_WORDS;
 use crate::domain::time::Timestamp;
 use crate::kafka::range::Span;
 use crate::record::{Record, TopicName};
@@ -60,6 +61,8 @@ pub struct OptOuts {
     pub by_cause: Counts,
     pub by_language: Counts,
     pub by_campaign: Vec<Campaign>,
+    /// Why people left, where they were asked and said so: of each opt-out the last reason, one in their own words last of all.
+    pub by_feedback: Counts,
 }
 
 /// The opt-outs before which this campaign was the last marketing that went to the person.
@@ -70,6 +73,8 @@ pub struct Campaign {
     pub opt_outs: u64,
     /// Marketing sends of the campaign that were allowed in the period.
     pub sends: u64,
+    /// Why these people left.
+    pub by_feedback: Counts,
 }
 
 /// From the person's act to the moment from which no send passes: when its record was on opt-outs.
@@ -116,6 +121,7 @@ pub struct Reviews {
 struct Left {
     occurred_at_ms: i64,
     last: Option<(i64, String)>,
+    feedback: Option<String>,
 }
 
 #[derive(Default)]
@@ -136,6 +142,11 @@ pub fn read(config: &Config, period: Period, stop: &Stop) -> Result<Report, Trou
     let consents = Mutex::new(Consents::default());
     reading.in_period(&config.topics.opt_outs, "opt-outs", &|record| consents.lock().add(config, record))?;
     let mut consents = consents.into_inner();
+    if config.asks_why() {
+        let said = Mutex::new(Vec::new());
+        reading.in_period(&config.topics.feedback, "feedback", &|record| said.lock().extend(Said::read(config, record)))?;
+        consents.hear(said.into_inner());
+    }
     let campaigns = reading.campaigns(&mut consents)?;
     let sends = Mutex::new(Sends::default());
     reading.in_period(&config.topics.decisions, "decisions", &|record| sends.lock().add(record))?;
@@ -218,7 +229,9 @@ impl Reading<'_> {
         let mut campaigns: BTreeMap<Option<String>, Campaign> = BTreeMap::new();
         for left in left {
             let campaign = left.last.map(|(_, campaign)| campaign);
-            campaigns.entry(campaign.clone()).or_insert(Campaign { campaign, ..Campaign::default() }).opt_outs += 1;
+            let counted = campaigns.entry(campaign.clone()).or_insert(Campaign { campaign, ..Campaign::default() });
+            counted.opt_outs += 1;
+            left.feedback.into_iter().for_each(|reason| *counted.by_feedback.entry(reason).or_default() += 1);
         }
         for (campaign, sends) in allowed {
             let campaign = Some(campaign);
@@ -230,7 +243,39 @@ impl Reading<'_> {
     }
 }
 
+/// One answer to a feedback question.
+struct Said {
+    person: (String, String),
+    opted_out_at_ms: i64,
+    occurred_at_ms: i64,
+    reason: String,
+}
+
+impl Said {
+    fn read(config: &Config, record: &Record<'_>) -> Option<Self> {
+        let key = decode_key(record.key.unwrap_or_default(), &config.businesses).ok()?;
+        let said = proto::FeedbackRecord::decode(record.value?).ok()?;
+        let person = (key.business.to_string(), key.identity.to_text());
+        Some(Self { person, opted_out_at_ms: said.opted_out_at_ms, occurred_at_ms: said.occurred_at_ms, reason: said.reason })
+    }
+}
+
 impl Consents {
+    /// Joins answers to their opt-outs.
+    fn hear(&mut self, mut said: Vec<Said>) {
+        said.sort_by_key(|said| (said.reason != OWN_WORDS, said.occurred_at_ms));
+        for Said { person, opted_out_at_ms, reason, .. } in said {
+            for place in self.of_person.get(&person).into_iter().flatten() {
+                if let Some(left) = self.left.get_mut(*place).filter(|left| left.occurred_at_ms == opted_out_at_ms) {
+                    left.feedback = Some(reason.clone());
+                }
+            }
+        }
+        for reason in self.left.iter().filter_map(|left| left.feedback.clone()) {
+            *self.report.by_feedback.entry(reason).or_default() += 1;
+        }
+    }
+
     fn add(&mut self, config: &Config, record: &Record<'_>) {
         let at = Position { partition: record.partition, offset: record.offset };
         let Ok(key) = decode_key(record.key.unwrap_or_default(), &config.businesses) else { return };
@@ -260,7 +305,7 @@ impl Consents {
         if act.changed_state {
             self.report.people += 1;
             let place = self.left.len();
-            self.left.push(Left { occurred_at_ms: act.occurred_at.millis(), last: None });
+            self.left.push(Left { occurred_at_ms: act.occurred_at.millis(), last: None, feedback: None });
             self.of_person.entry((key.business.to_string(), key.identity.to_text())).or_default().push(place);
         }
     }

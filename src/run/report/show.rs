@@ -47,7 +47,9 @@ fn sections(report: &Report) -> Vec<Section> {
         };
         let rate =
             if campaign.sends > 0 { format!(" ({:.2} %)", campaign.opt_outs as f64 * 100.0 / campaign.sends as f64) } else { String::new() };
-        (name, format!("{} of {} sends{rate}", campaign.opt_outs, campaign.sends))
+        let why: Vec<String> = campaign.by_feedback.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        let why = if why.is_empty() { String::new() } else { format!(": {}", why.join(", ")) };
+        (name, format!("{} of {} sends{rate}{why}", campaign.opt_outs, campaign.sends))
     });
     let seconds = |seconds: f64| format!("{seconds:.1} s");
     vec![
@@ -58,6 +60,7 @@ fn sections(report: &Report) -> Vec<Section> {
         ),
         section("Opt-outs by cause", "", counts(&out.by_cause)),
         section("Opt-outs by language", "", counts(&out.by_language)),
+        section("Opt-outs by feedback", "Of those who were asked and said why.", counts(&out.by_feedback)),
         section("Opt-outs by campaign", "The last marketing send to the person before.", campaigns.collect()),
         section(
             "Time to effective",

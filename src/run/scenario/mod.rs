@@ -10,7 +10,9 @@ use super::words::WordsError;
 use super::{detect, filter};
 use crate::config::{Config, Problems, Verb, parse};
 use crate::domain::consent::Position;
-use crate::domain::decide::Decision;
+use crate::domain::decide::{AllowReason, Decision};
+use crate::domain::guidance::GuidanceSet;
+use crate::domain::time::Timestamp;
 use crate::domain::view::ConsentView;
 use crate::record::Record;
 use crate::stage::apply::{Written, apply};
@@ -96,6 +98,7 @@ struct Stage {
     filter: Filter,
     view: ConsentView,
     overlay: Overlay,
+    guidance: GuidanceSet,
     next: u64,
 }
 
@@ -107,6 +110,7 @@ impl Stage {
             filter: Filter::new(filter::rules(&config), view.print_key()),
             view,
             overlay: Overlay::default(),
+            guidance: GuidanceSet::default(),
             next: 0,
             config,
         })
@@ -178,8 +182,22 @@ impl Stage {
     }
 
     fn send(&mut self, record: &Record<'_>) -> Vec<String> {
-        vec![match self.filter.prepare(record).decide(&self.view, None) {
-            Outcome::Decided(Decision::Allowed(reason)) => format!("allowed {}", reason.as_str()),
+        let prepared = self.filter.prepare(record);
+        vec![match prepared.decide(&self.view, None) {
+            Outcome::Decided(Decision::Allowed(reason)) => {
+                let opted_in = Some(reason).filter(|reason| *reason == AllowReason::OptedInAgain).and_then(|_| prepared.opted_in_at(&self.view));
+                let sent_at = record.timestamp_ms.and_then(Timestamp::from_millis);
+                let gap_days = self.config.guidance.map_or(0, |rules| rules.gap_days);
+                let guided = prepared.guide(reason, sent_at, opted_in, gap_days, |print| self.guidance.get(print));
+                guided.iter().for_each(|guided| {
+                    guided.changed.iter().for_each(|recipient| self.guidance.set(recipient.print, guided.after));
+                });
+                let occasion = guided.and_then(|guided| guided.occasion);
+                return [Some(format!("allowed {}", reason.as_str())), occasion.map(|occasion| format!("guidance {}", occasion.as_str()))]
+                    .into_iter()
+                    .flatten()
+                    .collect();
+            }
             Outcome::Decided(Decision::Suppressed { reason, .. }) => format!("suppressed {}", reason.as_str()),
             Outcome::DeadLetter(reason) => format!("dead-letter {}", reason.as_str()),
         }]

@@ -122,6 +122,7 @@ impl Stage for FilterStage {
                 as_of: &as_of,
                 rules_version: RULES,
                 opt_outs_topic_id: &topic_id,
+                guidance_as_of: &[],
                 held_until: batch.held_until.filter(|_| expired),
             };
             let value = block(&partition, first, end, &tally, &at).encode_to_vec();
