@@ -21,6 +21,7 @@ fn filter() -> Filter {
         businesses: Arc::new(Businesses::default()),
         categories: Categories::new(["utility", "authentication", "service"].map(str::to_owned), BTreeMap::new()),
         default_channel: Channel::Whatsapp,
+        book: Arc::default(),
         guidance: None,
     };
     Filter::new(rules, PrintKey::new(1, 2))

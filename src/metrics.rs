@@ -101,6 +101,12 @@ pub struct Metrics {
     pub feedback: Family<LeftBecause, Counter>,
     /// Alert on: more than reviewers can judge within their deadline.
     pub reviews: Counter,
+    /// Messages that wait for a verdict, counted every half minute.
+    pub reviews_waiting: Gauge,
+    /// Alert on: above 0. Their deadline has passed.
+    pub reviews_overdue: Gauge,
+    /// Since the oldest of them was written. Alert on: above a day.
+    pub review_oldest_seconds: Gauge,
     pub decisions: Family<DecisionReason, Counter>,
     /// Sends that must say how to opt out, by occasion.
     pub guidance: Family<Due, Counter>,
@@ -166,6 +172,9 @@ impl Metrics {
             replies_expired: Counter::default(),
             feedback: Family::default(),
             reviews: Counter::default(),
+            reviews_waiting: Gauge::default(),
+            reviews_overdue: Gauge::default(),
+            review_oldest_seconds: Gauge::default(),
             decisions: Family::default(),
             guidance: Family::default(),
             guidance_entries: Gauge::default(),
@@ -205,6 +214,9 @@ impl Metrics {
         registry.register("replies_expired", "Replies that had expired when they were written: senders drop them", self.replies_expired.clone());
         registry.register("feedback", "Answers to feedback questions, by reason", self.feedback.clone());
         registry.register("reviews", "Review requests written", self.reviews.clone());
+        registry.register("reviews_waiting", "Messages that wait for a verdict", self.reviews_waiting.clone());
+        registry.register("reviews_overdue", "Messages that wait for a verdict after their deadline", self.reviews_overdue.clone());
+        registry.register("review_oldest_seconds", "Age of the oldest message that waits for a verdict", self.review_oldest_seconds.clone());
         registry.register("decisions", "Sends decided, by decision and reason", self.decisions.clone());
         registry.register("guidance", "Sends that must say how to opt out, by occasion", self.guidance.clone());
         registry.register("guidance_entries", "Recipients of whom the last marketing send is known", self.guidance_entries.clone());

@@ -7,7 +7,7 @@ mod raw;
 
 pub use raw::{
     OneOrMore, RawBusiness, RawClarification, RawConfig, RawFeedback, RawGroups, RawGuidance, RawInbound, RawPolicy, RawProgram, RawReason,
-    RawReply, RawSends, RawToken, RawTopics, RawWords, TokenRole, WordsChange, WordsClass,
+    RawSends, RawToken, RawTopics, RawWords, TokenRole, WordsChange, WordsClass,
 };
 
 use crate::domain::business::{Business, Businesses};
@@ -17,7 +17,7 @@ use crate::domain::identity::{Identity, IdentityKey};
 use crate::domain::key::Channel;
 use crate::domain::phone::PHONE_RULES_VERSION;
 use crate::domain::question::{self, Program, Reason};
-use crate::domain::reply::{ReplyKind, ReplyTexts};
+use crate::domain::reply::ReplyTexts;
 use crate::domain::rules::{Rule, RuleBook};
 use crate::domain::send::Categories;
 use crate::kafka::{Connection, OWNED_SETTINGS};
@@ -26,7 +26,7 @@ use crate::stage::detect::{Excerpt, Policy};
 use crate::stage::filter::{GuidanceRules, SendsTopic};
 use crate::wire::inbound::mapping::{Mapping, Pointers};
 use crate::wire::inbound::{Format, InboundFormat};
-use crate::wire::rules::{self, RawRule};
+use crate::wire::rules::{self, RawReply, RawRule};
 use crate::wire::send::{SendDecoder, SendFormat, SendPointers};
 use raw::auto;
 use serde::{Deserialize, Serialize};
@@ -176,8 +176,6 @@ pub struct Token {
     pub sha256: [u8; 32],
 }
 
-/// Longer than any message of any channel.
-const MAX_REPLY_BYTES: usize = 4096;
 /// A secret that is shorter can be guessed.
 const MIN_SECRET_BYTES: usize = 16;
 
@@ -532,18 +530,7 @@ fn parse_http(text: &str, problems: &mut Vec<String>) -> Option<SocketAddr> {
 }
 
 fn set_replies(texts: &mut ReplyTexts, raw: &[RawReply], place: &str, problems: &mut Vec<String>) {
-    for RawReply { kind, language, text } in raw {
-        let known = ReplyKind::ALL.into_iter().find(|known| known.as_str() == kind);
-        match known {
-            None => problems.push(format!("{place} kind {kind:?}: expected one of {}", ReplyKind::ALL.map(ReplyKind::as_str).join(", "))),
-            Some(_) if language.trim().is_empty() => problems.push(format!("{place} without a language")),
-            Some(_) if text.trim().is_empty() => problems.push(format!("{place} {kind} in {language}: the text is empty")),
-            Some(_) if text.len() > MAX_REPLY_BYTES => {
-                problems.push(format!("{place} {kind} in {language}: longer than {MAX_REPLY_BYTES} bytes"))
-            }
-            Some(known) => texts.set(known, language.trim(), text.trim()),
-        }
-    }
+    problems.extend(raw.iter().filter_map(|reply| reply.set(texts).err()).map(|why| format!("{place} {why}")));
 }
 
 fn parse_tokens(raw: &[RawToken], problems: &mut Vec<String>) -> Vec<Token> {
@@ -782,6 +769,7 @@ impl RawSends {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::reply::ReplyKind;
 
     fn check(text: &str, verb: Verb) -> Result<Config, Problems> {
         let raw = parse(text, "stopgate.toml")?;

@@ -3,7 +3,7 @@
 
 use super::{Evidence, ExcerptPolicy, FenceLevel, Identities, LogFormat};
 use crate::domain::classify::{Change, Class, Override};
-use crate::wire::rules::RawRule;
+use crate::wire::rules::{RawReply, RawRule};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -284,16 +284,6 @@ pub struct RawBusiness {
     pub words: Vec<RawWords>,
     /// Words of replies of this business.
     pub reply: Vec<RawReply>,
-}
-
-/// The words of one reply in one language.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct RawReply {
-    /// `opt-out-confirmation`, `opt-in-confirmation`, `help`, `feedback-question`, `clarification`, `narrowed-confirmation`.
-    pub kind: String,
-    /// A language tag: `pt`, `pt-BR`.
-    pub language: String,
-    pub text: String,
 }
 
 /// One user of the HTTP API.

@@ -18,6 +18,8 @@ pub enum AllowReason {
     NoOptOut,
     /// The person came back: an explicit opt-in stands.
     OptedInAgain,
+    /// It asks whether the person wants to come back, and rules of the operator's own allow that after so long.
+    RePermission,
 }
 
 /// Why a send may not go.
@@ -149,6 +151,19 @@ impl Question {
 }
 
 impl Question {
+    /// Whether all that stands against it was said up to then, of marketing alone: who wants nothing at all, or is under review, is
+    /// not asked again.
+    pub fn may_be_asked_again(&self, up_to: Timestamp, mut lookup: impl FnMut(SlotPrint) -> Option<Act>) -> bool {
+        self.slots.iter().all(|slot| {
+            let act = later(lookup(slot.print), slot.hashed.and_then(&mut lookup));
+            let is_silent = act.is_none_or(|act| act.state == ConsentState::OptedIn || act.occurred_at <= up_to);
+            match slot.subject {
+                Subject::Marketing | Subject::Program(_) => is_silent,
+                Subject::All | Subject::Review => act.is_none_or(|act| act.state == ConsentState::OptedIn),
+            }
+        })
+    }
+
     /// When the person last opted in, of all that concerns the question.
     pub fn opted_in_at(&self, mut lookup: impl FnMut(SlotPrint) -> Option<Act>) -> Option<Timestamp> {
         let acts = self.slots.iter().filter_map(|slot| later(lookup(slot.print), slot.hashed.and_then(&mut lookup)));
@@ -191,7 +206,7 @@ impl Standing {
 
 impl AllowReason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::ExemptCategory, Self::NoOptOut, Self::OptedInAgain];
+    pub const ALL: [Self; 4] = [Self::ExemptCategory, Self::NoOptOut, Self::OptedInAgain, Self::RePermission];
 
     /// The word in headers, blocks, metrics and logs.
     pub fn as_str(self) -> &'static str {
@@ -199,6 +214,7 @@ impl AllowReason {
             Self::ExemptCategory => "exempt-category",
             Self::NoOptOut => "no-opt-out",
             Self::OptedInAgain => "opted-in-again",
+            Self::RePermission => "re-permission",
         }
     }
 }

@@ -105,16 +105,28 @@ impl ReplyTexts {
         self.0.insert((kind, language.to_lowercase().replace('_', "-")), text.to_owned());
     }
 
+    /// Takes all texts of others, in the place of its own of their kinds and languages.
+    pub fn lay(&mut self, others: &Self) {
+        self.0.extend(others.0.iter().map(|(place, text)| (place.clone(), text.clone())));
+    }
+
+    /// The text of one's own in the first of these languages that has one; `None` where none has.
+    pub fn own<'l>(&self, kind: ReplyKind, mut languages: impl Iterator<Item = &'l str>) -> Option<(String, String)> {
+        languages.find_map(|language| {
+            let tag = language.to_lowercase().replace('_', "-");
+            let primary = tag.split('-').next().unwrap_or_default().to_owned();
+            [tag, primary].into_iter().find_map(|tag| Some((tag.clone(), self.0.get(&(kind, tag))?.clone())))
+        })
+    }
+
     /// The text for a person, and the language it is in: in the first of these languages that has one, with its region and
     /// without it, own before built-in; else in English.
     pub fn of<'l>(&self, kind: ReplyKind, languages: impl Iterator<Item = &'l str>) -> (String, String) {
-        let own = |language: &str| self.0.get(&(kind, language.to_owned())).map(|text| (language.to_owned(), text.clone()));
-        let built_in = |language: &str| built_in(kind, language).map(|(language, text)| (language.to_owned(), text.to_owned()));
-        let found = languages.chain([FALLBACK]).find_map(|language| {
-            let tag = language.to_lowercase().replace('_', "-");
-            let primary = tag.split('-').next().unwrap_or_default();
-            own(&tag).or_else(|| own(primary)).or_else(|| built_in(primary))
-        });
+        let built_in = |language: &str| {
+            let primary = language.split(['-', '_']).next().unwrap_or_default().to_lowercase();
+            built_in(kind, &primary).map(|(language, text)| (language.to_owned(), text.to_owned()))
+        };
+        let found = languages.chain([FALLBACK]).find_map(|language| self.own(kind, [language].into_iter()).or_else(|| built_in(language)));
         let Some(found) = found else { unreachable!("the table holds the fallback language: see the test") };
         found
     }

@@ -7,6 +7,7 @@
 //! The country is the person's: by the calling code of a phone number or the prefix of a business-scoped id; else the business's.
 
 use super::identity::Identity;
+use super::reply::ReplyTexts;
 use super::time::Timestamp;
 use std::collections::BTreeMap;
 
@@ -47,6 +48,10 @@ pub struct Says {
     /// Whether people may be asked what they meant to stop.
     pub clarification: Option<bool>,
     pub stop_scope: Option<StopScope>,
+    /// Days after an opt-out before which nobody may be asked to come back. Where no line says so, nobody is asked at all.
+    pub repermission_days: Option<u32>,
+    /// Words of replies that are required: they win over all others.
+    pub wording: ReplyTexts,
     /// Languages of the country, for persons whose own language is not known or has no text.
     pub languages: Option<Vec<String>>,
     /// Whole messages that opt out in this country, and elsewhere mean nothing.
@@ -84,6 +89,8 @@ pub struct InForce {
     pub feedback: bool,
     pub clarification: bool,
     pub stop_scope: StopScope,
+    pub repermission_days: Option<u32>,
+    pub wording: ReplyTexts,
     pub languages: Vec<String>,
     pub words: Vec<String>,
 }
@@ -137,17 +144,22 @@ impl RuleBook {
             feedback: true,
             clarification: true,
             stop_scope: StopScope::Business,
+            repermission_days: None,
+            wording: ReplyTexts::default(),
             languages: Vec::new(),
             words: Vec::new(),
         };
         let all = self.rules.iter().chain(own.iter().flat_map(|(_, rules)| rules));
         for rule in all.filter(|rule| rule.from <= at && (rule.country.is_none() || rule.country.as_deref() == country)) {
-            let Says { confirmation_required, one_text, feedback, clarification, stop_scope, languages, words } = &rule.says;
+            let Says { confirmation_required, one_text, feedback, clarification, stop_scope, repermission_days, wording, languages, words } =
+                &rule.says;
             held.confirmation_required = confirmation_required.unwrap_or(held.confirmation_required);
             held.one_text = one_text.unwrap_or(held.one_text);
             held.feedback = feedback.unwrap_or(held.feedback);
             held.clarification = clarification.unwrap_or(held.clarification);
             held.stop_scope = stop_scope.unwrap_or(held.stop_scope);
+            held.repermission_days = repermission_days.or(held.repermission_days);
+            held.wording.lay(wording);
             held.languages = languages.clone().unwrap_or(held.languages);
             held.words = words.clone().unwrap_or(held.words);
             let comma = if held.version.is_empty() { "" } else { "," };

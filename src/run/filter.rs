@@ -34,6 +34,7 @@ pub(super) fn rules(config: &Config) -> FilterRules {
         businesses: config.businesses.clone(),
         categories: config.categories.clone(),
         default_channel: config.default_channel.clone(),
+        book: config.book.clone(),
         guidance: config.guidance,
     }
 }
@@ -140,7 +141,9 @@ fn look_up(view: &ConsentView, records: &[Incoming<'_, Ready>], held_until: Opti
 fn opted_in(view: &ConsentView, records: &[Incoming<'_, Ready>], outcomes: &[Outcome]) -> Vec<Option<Timestamp>> {
     let at = |(incoming, outcome): (&Incoming<'_, Ready>, &Outcome)| match outcome {
         Outcome::Decided(Decision::Allowed(AllowReason::OptedInAgain)) => incoming.read.prepared.opted_in_at(view),
-        Outcome::Decided(Decision::Allowed(AllowReason::ExemptCategory | AllowReason::NoOptOut) | Decision::Suppressed { .. })
+        Outcome::Decided(
+            Decision::Allowed(AllowReason::ExemptCategory | AllowReason::NoOptOut | AllowReason::RePermission) | Decision::Suppressed { .. },
+        )
         | Outcome::DeadLetter(_) => None,
     };
     records.iter().zip(outcomes).map(at).collect()

@@ -27,6 +27,7 @@ pub mod layout;
 mod lines;
 pub mod list;
 mod outcome;
+mod overdue;
 pub mod progress;
 pub mod readers;
 pub mod replay;

@@ -8,6 +8,7 @@ use super::follow::{self, Follow};
 use super::guidance::{self, FollowGuidance, GuidanceFence, SharedGuidance};
 use super::http;
 use super::layout::{Brokers, Layout, Refusal};
+use super::overdue;
 use super::status::{Status, Unready};
 use super::stop::Stop;
 use super::view::SharedView;
@@ -208,6 +209,8 @@ fn start(parts: &Parts, verb: Verb, brokers: Brokers, ends: &Ends, threads: &mut
         parts.stop.sleep(Duration::from_millis(5));
     }
     if verb.detects() {
+        overdue::start(parts.config.clone(), parts.view.clone(), parts.metrics.clone(), parts.stop.clone())
+            .map_err(|error| Failure::Failed(format!("no thread: {error}")))?;
         for worker in 0..parts.config.workers {
             let rules = detect::rules_of(&parts.config, parts.lexicon.clone(), parts.lexicons.clone());
             let fence = fence(parts, FenceLevel::OptOuts)?;

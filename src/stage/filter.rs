@@ -10,6 +10,7 @@ use crate::domain::guidance::{Occasion, RecipientPrint, Seen, day_of, due};
 use crate::domain::history::Lookup;
 use crate::domain::identity::{Identity, IdentityKey};
 use crate::domain::key::{Channel, ConsentKey, Subject};
+use crate::domain::rules::RuleBook;
 use crate::domain::send::Categories;
 use crate::domain::suppression::{PersonPrint, PrintKey};
 use crate::domain::time::Timestamp;
@@ -46,6 +47,8 @@ pub struct FilterRules {
     pub businesses: Arc<Businesses>,
     pub categories: Categories,
     pub default_channel: Channel,
+    /// What holds by country.
+    pub book: Arc<RuleBook>,
     /// Whether and when sends say how to opt out.
     pub guidance: Option<GuidanceRules>,
 }
@@ -86,6 +89,8 @@ pub enum Prepared {
         expires_at: Option<Timestamp>,
         /// Where guidance is on, and the send is marketing.
         recipients: Box<[Recipient]>,
+        /// It asks the person to come back: opt-outs up to then may be asked about.
+        asks_again: Option<Timestamp>,
     },
     /// On a topic for exempt sends: allowed without a look-up.
     ExemptOnly,
@@ -118,6 +123,10 @@ pub struct Asked {
     exempt: bool,
     question: Question,
 }
+
+/// The category of sends that ask people who left whether they want to come back.
+const RE_PERMISSION: &str = "re-permission";
+const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// Questions kept at hand; beyond this many they are made anew.
 const MAX_KEPT: usize = 4096;
@@ -191,7 +200,13 @@ impl Filter {
             None => Box::default(),
             Some(rules) => send.to.iter().map(|identity| self.recipient(rules, &asked, identity)).collect(),
         };
-        Prepared::Send { persons, asked, expires_at: send.expires_at, recipients }
+        let is_request = send.category.as_deref().is_some_and(|category| category.trim().eq_ignore_ascii_case(RE_PERMISSION)) && !exempt;
+        let sent_at = record.timestamp_ms.and_then(Timestamp::from_millis).filter(|_| is_request);
+        let asks_again = sent_at.and_then(|at| {
+            let days = self.rules.book.in_force(&asked.business, send.to.iter(), at).repermission_days?;
+            Some(at.plus_millis(-i64::from(days) * DAY_MS))
+        });
+        Prepared::Send { persons, asked, expires_at: send.expires_at, recipients, asks_again }
     }
 
     fn recipient(&self, rules: GuidanceRules, asked: &Asked, identity: &Identity) -> Recipient {
@@ -236,11 +251,18 @@ impl Prepared {
             Self::Send { expires_at: Some(expires_at), .. } if held_until.is_some_and(|until| *expires_at <= until) => {
                 Outcome::Decided(Decision::Suppressed { reason: SuppressReason::ExpiredWhileHeld, cause: None })
             }
-            Self::Send { persons, asked, .. } => {
+            Self::Send { persons, asked, asks_again, .. } => {
                 let known = persons.as_slice().iter().filter(|person| view.knows(**person));
                 let standing =
                     known.fold(Standing::Silent, |standing, person| standing.and(asked.question.judge(|slot| view.standing(*person, slot))));
-                Outcome::Decided(standing.decision(asked.exempt))
+                let may_ask = |up_to: Timestamp| {
+                    let of = |person: &PersonPrint| asked.question.may_be_asked_again(up_to, |slot| view.standing(*person, slot));
+                    persons.as_slice().iter().all(of)
+                };
+                match (standing, asks_again) {
+                    (Standing::OptedOut(_), Some(up_to)) if may_ask(*up_to) => Outcome::Decided(Decision::Allowed(AllowReason::RePermission)),
+                    (standing, _) => Outcome::Decided(standing.decision(asked.exempt)),
+                }
             }
         }
     }
@@ -264,7 +286,7 @@ impl Prepared {
     ) -> Option<Guided<'_>> {
         let is_marketing = match reason {
             AllowReason::ExemptCategory => false,
-            AllowReason::NoOptOut | AllowReason::OptedInAgain => true,
+            AllowReason::NoOptOut | AllowReason::OptedInAgain | AllowReason::RePermission => true,
         };
         let Self::Send { recipients, .. } = self else { return None };
         if recipients.is_empty() || !is_marketing {
@@ -408,6 +430,7 @@ mod tests {
             businesses: Arc::new(Businesses::default()),
             categories: Categories::new(["utility".to_owned(), "authentication".to_owned()], BTreeMap::new()),
             default_channel: Channel::Whatsapp,
+            book: Arc::default(),
             guidance: None,
         };
         Filter::new(rules, PrintKey::new(1, 2))

@@ -2,6 +2,7 @@
 //!
 //! Unknown fields are refused, and what is no country, no day or no scope is told with the line it stands in.
 
+use crate::domain::reply::{ReplyKind, ReplyTexts};
 use crate::domain::rules::{Rule, RuleBook, Says, StopScope};
 use crate::domain::time::Timestamp;
 use crate::wire::when;
@@ -9,6 +10,42 @@ use serde::{Deserialize, Serialize};
 
 /// The lines that the program carries.
 pub const BUILT_IN: &str = include_str!("../rules.toml");
+
+/// The words of one reply in one language, as written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawReply {
+    /// `opt-out-confirmation`, `opt-in-confirmation`, `help`, `feedback-question`, `clarification`, `narrowed-confirmation`.
+    pub kind: String,
+    /// A language tag: `pt`, `pt-BR`.
+    pub language: String,
+    /// The words; `{business}` stands for the name of the business.
+    pub text: String,
+}
+
+/// Longer than any message of any channel.
+const MAX_REPLY_BYTES: usize = 4096;
+
+impl RawReply {
+    /// Puts it among other words, or tells what is wrong with it.
+    pub fn set(&self, texts: &mut ReplyTexts) -> Result<(), String> {
+        let Self { kind, language, text } = self;
+        let Some(known) = ReplyKind::ALL.into_iter().find(|known| known.as_str() == kind) else {
+            return Err(format!("kind {kind:?}: expected one of {}", ReplyKind::ALL.map(ReplyKind::as_str).join(", ")));
+        };
+        if language.trim().is_empty() {
+            return Err("without a language".to_owned());
+        }
+        if text.trim().is_empty() {
+            return Err(format!("{kind} in {language}: the text is empty"));
+        }
+        if text.len() > MAX_REPLY_BYTES {
+            return Err(format!("{kind} in {language}: longer than {MAX_REPLY_BYTES} bytes"));
+        }
+        texts.set(known, language.trim(), text.trim());
+        Ok(())
+    }
+}
 
 /// One line as written.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +63,10 @@ pub struct RawRule {
     pub clarification: Option<bool>,
     /// `business`, `program` or `cross-channel`.
     pub stop_scope: Option<String>,
+    /// Days after an opt-out before which nobody may be asked to come back, by sends of the category `re-permission`.
+    pub repermission_days: Option<u32>,
+    /// Required words of replies.
+    pub reply: Vec<RawReply>,
     pub languages: Option<Vec<String>>,
     pub words: Option<Vec<String>>,
 }
@@ -49,6 +90,8 @@ impl RawRule {
         let place = country.as_deref().unwrap_or("general");
         let at = if day.is_empty() { String::new() } else { format!("@{day}") };
         let name = owner.map_or_else(|| format!("{place}{at}"), |owner| format!("{owner}:{place}{at}"));
+        let mut wording = ReplyTexts::default();
+        self.reply.iter().try_for_each(|reply| reply.set(&mut wording).map_err(|why| format!("reply {why}")))?;
         let lower = |words: &Vec<String>| words.iter().map(|word| word.trim().to_lowercase()).collect();
         let says = Says {
             confirmation_required: self.confirmation_required,
@@ -56,6 +99,8 @@ impl RawRule {
             feedback: self.feedback,
             clarification: self.clarification,
             stop_scope,
+            repermission_days: self.repermission_days,
+            wording,
             languages: self.languages.as_ref().map(lower),
             words: self.words.as_ref().map(lower),
         };

@@ -393,7 +393,7 @@ impl<'a> Walk<'a> {
         let Outcome::Decided(Decision::Allowed(reason)) = outcome else { return None };
         let opted_in = match reason {
             AllowReason::OptedInAgain => prepared.opted_in_at(&self.history.at(&block.as_of)),
-            AllowReason::ExemptCategory | AllowReason::NoOptOut => None,
+            AllowReason::ExemptCategory | AllowReason::NoOptOut | AllowReason::RePermission => None,
         };
         let (send, sent_at) = (record.coordinates(), record.timestamp_ms.and_then(Timestamp::from_millis));
         let guided = prepared.guide(reason, sent_at, opted_in, *gap_days, |print| history.at(print, &send, &block.guidance_as_of));

@@ -96,7 +96,10 @@ impl Finding {
 
     pub(super) fn reply(&self, kind: ReplyKind, id: String, superseded: String, policy: &Policy) -> proto::ReplyRequest {
         let own = Some(self.evidence.language.as_str()).filter(|language| !language.is_empty());
-        let (locale, text) = policy.texts.of(kind, own.into_iter().chain(self.rules.languages.iter().map(String::as_str)));
+        let languages = || own.into_iter().chain(self.rules.languages.iter().map(String::as_str));
+        let required = self.rules.wording.own(kind, languages());
+        let (locale, text) = required.unwrap_or_else(|| policy.texts.of(kind, languages()));
+        let text = text.replace("{business}", &self.business);
         let kind = match kind {
             ReplyKind::OptOutConfirmation => proto::ReplyKind::OptOutConfirmation,
             ReplyKind::OptInConfirmation => proto::ReplyKind::OptInConfirmation,

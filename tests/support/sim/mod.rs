@@ -512,6 +512,7 @@ fn work(context: Context, view: Arc<SharedView>, role: Role, number: usize, inbo
                 businesses: Arc::new(Businesses::default()),
                 categories: Categories::new(["utility".to_owned()], BTreeMap::new()),
                 default_channel: Channel::Whatsapp,
+                book: Arc::default(),
                 guidance: None,
             };
             let stage = FilterStage { sight, filter: Filter::new(rules, prints) };

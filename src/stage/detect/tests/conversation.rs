@@ -198,3 +198,83 @@ fn on_channels_without_buttons_the_choices_are_spelt_out() {
     let asked = world.receive(body);
     assert!(asked[0].replies[1].1.text.ends_with("“Only promotions” / “Only news” / “Everything”"), "{}", asked[0].replies[1].1.text);
 }
+
+/// What a person may do.
+#[derive(Clone, Copy, Debug)]
+enum Does {
+    Stops,
+    StopsNews,
+    StopsAll,
+    Starts,
+    Only(&'static str),
+    Everything,
+    Explains,
+    Waits,
+}
+
+proptest::proptest! {
+    #[test]
+    fn nothing_but_a_start_or_an_answer_opens_anything_and_no_answer_opens_what_was_stopped_by_itself(
+        steps in proptest::collection::vec(proptest::sample::select(vec![
+            Does::Stops, Does::Stops, Does::StopsNews, Does::StopsAll, Does::Starts, Does::Only("news"), Does::Only("promotions"),
+            Does::Everything, Does::Explains, Does::Waits,
+        ]), 1..14),
+        crashes in proptest::collection::vec(proptest::bool::ANY, 14),
+    ) {
+        let mut world = asking();
+        let programs = ["news", "promotions", "shoes"];
+        let open = |world: &World| programs.map(|program| goes(world, "+5511912345678", program));
+        // Stopped by name since the person last came back.
+        let mut by_name: Vec<&str> = Vec::new();
+        for (step, crashes) in steps.into_iter().zip(crashes) {
+            let before = open(&world);
+            let body = match step {
+                Does::Stops => message(ANA, "STOP"),
+                Does::StopsNews => message(ANA, "STOP NEWS"),
+                Does::StopsAll => message(ANA, "STOP ALL"),
+                Does::Starts => message(ANA, "START"),
+                Does::Only(program) => tapped(ANA, &format!("stopgate:only:{program}")),
+                Does::Everything => tapped(ANA, "stopgate:everything"),
+                Does::Explains => message(ANA, "too expensive for me"),
+                Does::Waits => {
+                    world.next_inbound += 3_000;
+                    continue;
+                }
+            };
+            // A message of its own, not the same once more.
+            let body = body.replacen("\"id\":\"", &format!("\"id\":\"{}-", world.next_inbound), 1);
+            // Of what a crash interrupted one record is written, and the message is read again.
+            if crashes {
+                let lost = world.read(&body);
+                let one = lost.iter().flat_map(|answer| answer.consents.first().cloned()).take(1).collect();
+                world.apply(&[Answer { consents: one, ..Answer::default() }]);
+                let between = open(&world);
+                proptest::prop_assert!(matches!(step, Does::Starts) || before.iter().zip(between).all(|(before, now)| *before || !now));
+                world.crash();
+                let again = world.read_at(&body, world.next_inbound);
+                world.apply(&again);
+            } else {
+                world.receive(&body);
+            }
+            let after = open(&world);
+            for ((program, before), after) in programs.iter().zip(before).zip(after) {
+                let opened = !before && after;
+                match step {
+                    Does::Starts => proptest::prop_assert!(after),
+                    Does::Only(chosen) => {
+                        proptest::prop_assert!(!opened || (*program != chosen && !by_name.contains(program)), "{program} by {step:?}");
+                    }
+                    Does::Stops | Does::StopsNews | Does::StopsAll | Does::Everything | Does::Explains | Does::Waits => {
+                        proptest::prop_assert!(!opened, "{program} by {step:?}");
+                    }
+                }
+            }
+            match step {
+                Does::StopsNews => by_name.push("news"),
+                Does::Only(chosen) if before != after => by_name.push(chosen),
+                Does::Starts => by_name.clear(),
+                Does::Only(_) | Does::Stops | Does::StopsAll | Does::Everything | Does::Explains | Does::Waits => {}
+            }
+        }
+    }
+}
