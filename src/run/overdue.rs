@@ -16,6 +16,7 @@ const SHARE: u32 = 50;
 
 /// Counts until the process stops.
 fn watch(config: &Config, view: &SharedView, metrics: &Metrics, stop: &Stop) {
+    let mut is_told = false;
     while !stop.is_asked() {
         let began = Instant::now();
         match reviews::by(config, &|key| standing(&view.read(), key)) {
@@ -27,8 +28,12 @@ fn watch(config: &Config, view: &SharedView, metrics: &Metrics, stop: &Stop) {
                 metrics.reviews_overdue.set(overdue as i64);
                 metrics.review_oldest_seconds.set(oldest.max(0) / 1000);
             }
-            // The next count will tell: nothing rests on this one.
-            Err(error) => tracing::warn!(%error, "waiting reviews were not counted"),
+            // Nothing rests on it: told once, for who lacks the right to read the topic.
+            Err(error) if !is_told => {
+                is_told = true;
+                tracing::warn!(%error, "waiting reviews are not counted");
+            }
+            Err(error) => tracing::debug!(%error, "waiting reviews were not counted"),
         }
         stop.sleep(EVERY.max(began.elapsed() * SHARE));
     }
