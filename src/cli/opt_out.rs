@@ -544,17 +544,24 @@ fn erase(args: &EraseArgs) -> Result<(), Failure> {
     let grounds = args.who.grounds("");
     let business = config.businesses.resolve(&args.business);
     let erased = list::erase(&config, business, channel.as_ref(), &identity, &grounds, args.dry_run).map_err(refused)?;
-    if erased.keys == 0 {
+    if erased.keys == 0 && erased.guidance == 0 {
         return Err(failed("nothing is known of this person"));
     }
     let mut out = std::io::stdout().lock();
-    let list::Erased { keys, protected, hash } = &erased;
+    let list::Erased { keys, protected, hash, guidance } = &erased;
     match args.json {
-        true => writeln!(out, "{}", serde_json::json!({ "keys": keys, "protected": protected, "hash": hash, "erased": !args.dry_run })),
+        true => writeln!(
+            out,
+            "{}",
+            serde_json::json!({ "keys": keys, "protected": protected, "hash": hash, "guidance": guidance, "erased": !args.dry_run })
+        ),
         false => {
             let erased = if args.dry_run { "to be erased" } else { "erased" };
             let days = config.topics.audit_days;
             writeln!(out, "{keys} keys {erased}; the bytes leave the log after its compaction lag, {days} days by default").and_then(|()| {
+                if *guidance > 0 {
+                    writeln!(out, "{guidance} keys of {} {erased}", config.topics.guidance)?;
+                }
                 match hash {
                     Some(hash) => writeln!(out, "{protected} acts go on standing under {hash}"),
                     None => writeln!(out, "the person is opted out of nothing: nothing goes on standing"),

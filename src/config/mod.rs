@@ -584,7 +584,8 @@ impl RawPolicy {
             texts: ReplyTexts::default(),
             feedback: None,
             clarification_ms: None,
-            programs: Vec::new(),
+            // Where a business names none.
+            programs: vec![Program::promotions()],
         }
     }
 }
@@ -619,7 +620,7 @@ impl RawProgram {
             problems.push(format!("[[business]] {business} [[business.program]] without an id"));
         }
         let id = self.id.trim().to_lowercase();
-        Program { name: self.name.clone().unwrap_or_else(|| self.id.trim().to_owned()), id, numbers: self.numbers.clone() }
+        Program { name: Some(self.name.clone().unwrap_or_else(|| self.id.trim().to_owned())), id, numbers: self.numbers.clone() }
     }
 }
 
@@ -674,7 +675,9 @@ impl RawBusiness {
         if let Some(asks) = self.clarification {
             policy.clarification_ms = asks.then(|| i64::from(raw.clarification.window_hours) * 60 * 60 * 1000);
         }
-        policy.programs = self.program.iter().map(|program| program.meant(&self.name, problems)).collect();
+        if !self.program.is_empty() {
+            policy.programs = self.program.iter().map(|program| program.meant(&self.name, problems)).collect();
+        }
         Some((self.name.clone(), policy))
     }
 }

@@ -5,6 +5,7 @@
 //!
 //! Absent: whether a question is open. That follows from what stands for the person.
 
+use super::key::DEFAULT_PROGRAM;
 use super::reply::ReplyKind;
 use std::collections::BTreeMap;
 
@@ -21,7 +22,8 @@ pub struct Reason {
 pub struct Program {
     /// Lower-cased, as in `program:ID`.
     pub id: String,
-    pub name: String,
+    /// As people know it; `None`: [`DEFAULT_PROGRAM`], by its word in their language.
+    pub name: Option<String>,
     /// Numbers that send nothing else.
     pub numbers: Vec<String>,
 }
@@ -53,6 +55,8 @@ struct Titles {
     everything: &'static str,
     /// Before the name of a program.
     only: &'static str,
+    /// The program that a business has which names none.
+    promotions: &'static str,
     too_many: &'static str,
     not_relevant: &'static str,
     never_asked: &'static str,
@@ -62,34 +66,34 @@ const FALLBACK: &str = "en";
 
 #[rustfmt::skip]
 const TITLES: &[Titles] = &[
-    Titles { language: "en", everything: "Everything",   only: "Only",      too_many: "Too many messages",   not_relevant: "Not relevant",      never_asked: "Never signed up" },
-    Titles { language: "es", everything: "Todo",         only: "Solo",      too_many: "Demasiados",          not_relevant: "No me interesa",    never_asked: "No me suscribí" },
-    Titles { language: "pt", everything: "Tudo",         only: "Só",        too_many: "Mensagens demais",    not_relevant: "Não me interessa",  never_asked: "Não me inscrevi" },
-    Titles { language: "fr", everything: "Tout",         only: "Seulement", too_many: "Trop de messages",    not_relevant: "Pas intéressant",   never_asked: "Jamais inscrit" },
-    Titles { language: "de", everything: "Alles",        only: "Nur",       too_many: "Zu viele",            not_relevant: "Nicht relevant",    never_asked: "Nie angemeldet" },
-    Titles { language: "it", everything: "Tutto",        only: "Solo",      too_many: "Troppi messaggi",     not_relevant: "Non mi interessa",  never_asked: "Mai iscritto" },
-    Titles { language: "nl", everything: "Alles",        only: "Alleen",    too_many: "Te veel berichten",   not_relevant: "Niet relevant",     never_asked: "Nooit aangemeld" },
-    Titles { language: "pl", everything: "Wszystko",     only: "Tylko",     too_many: "Za dużo wiadomości",  not_relevant: "Nie interesuje",    never_asked: "Brak mojej zgody" },
-    Titles { language: "ro", everything: "Tot",          only: "Doar",      too_many: "Prea multe mesaje",   not_relevant: "Nu mă interesează", never_asked: "Nu m-am abonat" },
-    Titles { language: "tr", everything: "Hepsi",        only: "Yalnızca",  too_many: "Çok fazla mesaj",     not_relevant: "İlgimi çekmiyor",   never_asked: "Hiç üye olmadım" },
-    Titles { language: "ru", everything: "Всё",          only: "Только",    too_many: "Слишком много",       not_relevant: "Неинтересно",       never_asked: "Не подписывался" },
-    Titles { language: "uk", everything: "Усе",          only: "Тільки",    too_many: "Забагато",            not_relevant: "Нецікаво",          never_asked: "Не підписувався" },
-    Titles { language: "ar", everything: "الكل",         only: "فقط",       too_many: "رسائل كثيرة",         not_relevant: "لا تهمني",          never_asked: "لم أشترك" },
-    Titles { language: "he", everything: "הכול",         only: "רק",        too_many: "הודעות רבות מדי",     not_relevant: "לא רלוונטי",        never_asked: "לא נרשמתי" },
-    Titles { language: "fa", everything: "همه",          only: "فقط",       too_many: "پیام‌های زیاد",        not_relevant: "به دردم نمی‌خورد",   never_asked: "ثبت‌نام نکردم" },
-    Titles { language: "hi", everything: "सब कुछ",        only: "केवल",      too_many: "बहुत ज़्यादा",           not_relevant: "काम के नहीं",         never_asked: "मैंने नहीं माँगे" },
-    Titles { language: "ur", everything: "سب کچھ",       only: "صرف",       too_many: "بہت زیادہ پیغامات",   not_relevant: "میرے کام کے نہیں",  never_asked: "میں نے نہیں مانگے" },
-    Titles { language: "bn", everything: "সব",            only: "শুধু",        too_many: "অনেক বেশি",            not_relevant: "প্রাসঙ্গিক নয়",       never_asked: "আমি চাইনি" },
-    Titles { language: "ta", everything: "எல்லாம்",       only: "மட்டும்",    too_many: "மிக அதிகம்",          not_relevant: "பொருத்தமில்லை",      never_asked: "நான் கேட்கவில்லை" },
-    Titles { language: "id", everything: "Semua",        only: "Hanya",     too_many: "Terlalu banyak",      not_relevant: "Tidak relevan",     never_asked: "Tidak mendaftar" },
-    Titles { language: "ms", everything: "Semuanya",     only: "Hanya",     too_many: "Terlalu banyak",      not_relevant: "Tidak berkaitan",   never_asked: "Tidak mendaftar" },
-    Titles { language: "vi", everything: "Tất cả",       only: "Chỉ",       too_many: "Quá nhiều tin",       not_relevant: "Không phù hợp",     never_asked: "Chưa từng đăng ký" },
-    Titles { language: "th", everything: "ทั้งหมด",        only: "เฉพาะ",     too_many: "ข้อความเยอะเกินไป",     not_relevant: "ไม่เกี่ยวกับฉัน",       never_asked: "ไม่เคยสมัคร" },
-    Titles { language: "tl", everything: "Lahat",        only: "Tanging",   too_many: "Masyadong marami",    not_relevant: "Walang kinalaman",  never_asked: "Hindi ako nag-sign" },
-    Titles { language: "zh", everything: "全部",          only: "仅",         too_many: "消息太多",             not_relevant: "不感兴趣",           never_asked: "从未订阅" },
-    Titles { language: "ja", everything: "すべて",        only: "これだけ:",   too_many: "多すぎる",             not_relevant: "興味がない",          never_asked: "登録していない" },
-    Titles { language: "ko", everything: "전부",          only: "이것만:",    too_many: "너무 많음",            not_relevant: "관심 없음",          never_asked: "신청한 적 없음" },
-    Titles { language: "sw", everything: "Yote",         only: "Tu",        too_many: "Ujumbe mwingi mno",   not_relevant: "Haunihusu",         never_asked: "Sikujiandikisha" },
+    Titles { language: "en", everything: "Everything",   only: "Only", promotions: "promotions", too_many: "Too many messages",   not_relevant: "Not relevant",      never_asked: "Never signed up" },
+    Titles { language: "es", everything: "Todo",         only: "Solo", promotions: "promociones", too_many: "Demasiados",          not_relevant: "No me interesa",    never_asked: "No me suscribí" },
+    Titles { language: "pt", everything: "Tudo",         only: "Só", promotions: "promoções", too_many: "Mensagens demais",    not_relevant: "Não me interessa",  never_asked: "Não me inscrevi" },
+    Titles { language: "fr", everything: "Tout",         only: "Seulement", promotions: "promotions", too_many: "Trop de messages",    not_relevant: "Pas intéressant",   never_asked: "Jamais inscrit" },
+    Titles { language: "de", everything: "Alles",        only: "Nur", promotions: "Werbung", too_many: "Zu viele",            not_relevant: "Nicht relevant",    never_asked: "Nie angemeldet" },
+    Titles { language: "it", everything: "Tutto",        only: "Solo", promotions: "promozioni", too_many: "Troppi messaggi",     not_relevant: "Non mi interessa",  never_asked: "Mai iscritto" },
+    Titles { language: "nl", everything: "Alles",        only: "Alleen", promotions: "promoties", too_many: "Te veel berichten",   not_relevant: "Niet relevant",     never_asked: "Nooit aangemeld" },
+    Titles { language: "pl", everything: "Wszystko",     only: "Tylko", promotions: "promocje", too_many: "Za dużo wiadomości",  not_relevant: "Nie interesuje",    never_asked: "Brak mojej zgody" },
+    Titles { language: "ro", everything: "Tot",          only: "Doar", promotions: "promoții", too_many: "Prea multe mesaje",   not_relevant: "Nu mă interesează", never_asked: "Nu m-am abonat" },
+    Titles { language: "tr", everything: "Hepsi",        only: "Yalnızca", promotions: "kampanyalar", too_many: "Çok fazla mesaj",     not_relevant: "İlgimi çekmiyor",   never_asked: "Hiç üye olmadım" },
+    Titles { language: "ru", everything: "Всё",          only: "Только", promotions: "акции", too_many: "Слишком много",       not_relevant: "Неинтересно",       never_asked: "Не подписывался" },
+    Titles { language: "uk", everything: "Усе",          only: "Тільки", promotions: "акції", too_many: "Забагато",            not_relevant: "Нецікаво",          never_asked: "Не підписувався" },
+    Titles { language: "ar", everything: "الكل",         only: "فقط", promotions: "العروض", too_many: "رسائل كثيرة",         not_relevant: "لا تهمني",          never_asked: "لم أشترك" },
+    Titles { language: "he", everything: "הכול",         only: "רק", promotions: "מבצעים", too_many: "הודעות רבות מדי",     not_relevant: "לא רלוונטי",        never_asked: "לא נרשמתי" },
+    Titles { language: "fa", everything: "همه",          only: "فقط", promotions: "تبلیغات", too_many: "پیام‌های زیاد",        not_relevant: "به دردم نمی‌خورد",   never_asked: "ثبت‌نام نکردم" },
+    Titles { language: "hi", everything: "सब कुछ",        only: "केवल", promotions: "ऑफ़र", too_many: "बहुत ज़्यादा",           not_relevant: "काम के नहीं",         never_asked: "मैंने नहीं माँगे" },
+    Titles { language: "ur", everything: "سب کچھ",       only: "صرف", promotions: "آفرز", too_many: "بہت زیادہ پیغامات",   not_relevant: "میرے کام کے نہیں",  never_asked: "میں نے نہیں مانگے" },
+    Titles { language: "bn", everything: "সব",            only: "শুধু", promotions: "অফার", too_many: "অনেক বেশি",            not_relevant: "প্রাসঙ্গিক নয়",       never_asked: "আমি চাইনি" },
+    Titles { language: "ta", everything: "எல்லாம்",       only: "மட்டும்", promotions: "சலுகைகள்", too_many: "மிக அதிகம்",          not_relevant: "பொருத்தமில்லை",      never_asked: "நான் கேட்கவில்லை" },
+    Titles { language: "id", everything: "Semua",        only: "Hanya", promotions: "promo", too_many: "Terlalu banyak",      not_relevant: "Tidak relevan",     never_asked: "Tidak mendaftar" },
+    Titles { language: "ms", everything: "Semuanya",     only: "Hanya", promotions: "promosi", too_many: "Terlalu banyak",      not_relevant: "Tidak berkaitan",   never_asked: "Tidak mendaftar" },
+    Titles { language: "vi", everything: "Tất cả",       only: "Chỉ", promotions: "khuyến mãi", too_many: "Quá nhiều tin",       not_relevant: "Không phù hợp",     never_asked: "Chưa từng đăng ký" },
+    Titles { language: "th", everything: "ทั้งหมด",        only: "เฉพาะ", promotions: "โปรโมชั่น", too_many: "ข้อความเยอะเกินไป",     not_relevant: "ไม่เกี่ยวกับฉัน",       never_asked: "ไม่เคยสมัคร" },
+    Titles { language: "tl", everything: "Lahat",        only: "Tanging", promotions: "mga promo", too_many: "Masyadong marami",    not_relevant: "Walang kinalaman",  never_asked: "Hindi ako nag-sign" },
+    Titles { language: "zh", everything: "全部",          only: "仅", promotions: "促销", too_many: "消息太多",             not_relevant: "不感兴趣",           never_asked: "从未订阅" },
+    Titles { language: "ja", everything: "すべて",        only: "これだけ:", promotions: "キャンペーン", too_many: "多すぎる",             not_relevant: "興味がない",          never_asked: "登録していない" },
+    Titles { language: "ko", everything: "전부",          only: "이것만:", promotions: "프로모션", too_many: "너무 많음",            not_relevant: "관심 없음",          never_asked: "신청한 적 없음" },
+    Titles { language: "sw", everything: "Yote",         only: "Tu", promotions: "matangazo", too_many: "Ujumbe mwingi mno",   not_relevant: "Haunihusu",         never_asked: "Sikujiandikisha" },
 ];
 
 fn titles(language: &str) -> &'static Titles {
@@ -111,6 +115,27 @@ pub fn built_in_reasons() -> Vec<Reason> {
     ]
 }
 
+impl Program {
+    /// The program of a business that names none: what sends without a program are part of.
+    pub fn promotions() -> Self {
+        Self { id: DEFAULT_PROGRAM.to_owned(), name: None, numbers: Vec::new() }
+    }
+
+    /// Its name in a language.
+    pub fn name(&self, language: &str) -> &str {
+        self.name.as_deref().unwrap_or_else(|| titles(language).promotions)
+    }
+
+    /// Whether a folded text is its id or a name of it.
+    fn is_named(&self, said: &str) -> bool {
+        let by_name = match &self.name {
+            Some(name) => folded(name) == said,
+            None => TITLES.iter().any(|titles| folded(titles.promotions) == said),
+        };
+        by_name || self.id == said
+    }
+}
+
 impl Reason {
     /// The title in a language, else in English, else the first there is, else the id.
     fn title(&self, language: &str) -> &str {
@@ -128,8 +153,10 @@ pub fn feedback_choices(reasons: &[Reason], language: &str) -> Vec<Choice> {
 /// The choices of a clarification.
 pub fn clarification_choices(programs: &[Program], language: &str) -> Vec<Choice> {
     let titles = titles(language);
-    let only =
-        |program: &Program| Choice { payload: format!("{ONLY_PAYLOAD}{}", program.id), title: format!("{} {}", titles.only, program.name) };
+    let only = |program: &Program| Choice {
+        payload: format!("{ONLY_PAYLOAD}{}", program.id),
+        title: format!("{} {}", titles.only, program.name(language)),
+    };
     let everything = Choice { payload: EVERYTHING_PAYLOAD.to_owned(), title: titles.everything.to_owned() };
     programs.iter().map(only).chain([everything]).collect()
 }
@@ -171,9 +198,8 @@ pub fn chosen_meaning(programs: &[Program], answer: &str) -> Option<Meant> {
         return Some(Meant::Everything);
     }
     let is_only = |program: &&Program| {
-        let (id, name) = (program.id.as_str(), folded(&program.name));
-        let by_payload = said.strip_prefix(ONLY_PAYLOAD) == Some(id);
-        let named = |said: &str| said == id || said == name;
+        let by_payload = said.strip_prefix(ONLY_PAYLOAD) == Some(program.id.as_str());
+        let named = |said: &str| program.is_named(said);
         let only = || TITLES.iter().filter_map(|titles| said.strip_prefix(titles.only.to_lowercase().as_str())).any(|rest| named(&folded(rest)));
         by_payload || named(&said) || only()
     };
@@ -199,8 +225,8 @@ mod tests {
     use super::*;
 
     fn programs() -> Vec<Program> {
-        let program = |id: &str, name: &str| Program { id: id.to_owned(), name: name.to_owned(), numbers: Vec::new() };
-        vec![program("promotions", "Promotions"), program("news", "Newsletter")]
+        let program = |id: &str, name: &str| Program { id: id.to_owned(), name: Some(name.to_owned()), numbers: Vec::new() };
+        vec![Program::promotions(), program("news", "Newsletter")]
     }
 
     #[test]
@@ -218,6 +244,8 @@ mod tests {
                 assert_eq!(chosen_meaning(&programs(), &choice.title), Some(meant.clone()), "{}", choice.title);
                 assert_eq!(chosen_meaning(&programs(), &choice.payload), Some(meant));
                 assert!(is_choice(&choice.payload));
+                let is_built_in = !choice.title.contains("Newsletter");
+                assert!(choice.title.chars().count() <= 20 || !is_built_in, "{}", choice.title);
             }
         }
     }

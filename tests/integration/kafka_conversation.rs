@@ -129,8 +129,16 @@ fn sends_that_must_say_how_to_opt_out_are_marked_once_for_each_occasion() {
     world.kafka.reader(&world.names.replies, Isolation::Committed).at_least(2);
     assert_eq!(asks("back", now_ms()).as_deref(), Some("after-opt-in"));
     assert_eq!(asks("again", now_ms()), None);
+    let entries = || service.metric("stopgate_guidance_entries", &[]);
+    wait_for("one recipient", DEADLINE, || if entries() >= 1.0 { Ok(()) } else { Err(entries()) });
     assert!(service.metric("stopgate_guidance_total", &["occasion=\"first\""]) < 1.0, "told by the process before");
     assert_replays_the_same(&world);
+    // Who is forgotten is a stranger again.
+    let erase = world.verb("opt-out erase").arg("--business", BUSINESS).arg("--to", ANA).word("--json");
+    let erased = erase.finish().expect_code(0).stdout;
+    assert!(erased.contains("\"guidance\":1"), "{erased}");
+    wait_for("nobody", DEADLINE, || if entries() < 1.0 { Ok(()) } else { Err(entries()) });
+    assert_eq!(asks("stranger", now_ms()).as_deref(), Some("first"));
     service.terminate();
 }
 

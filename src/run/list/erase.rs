@@ -29,6 +29,8 @@ pub struct Erased {
     pub protected: u64,
     /// `hash:…`, where something goes on standing.
     pub hash: Option<String>,
+    /// Keys on the guidance topic.
+    pub guidance: u64,
 }
 
 /// What the topic holds of a person.
@@ -89,8 +91,16 @@ pub fn erase(
     };
     erased.protected = if protect.is_some() { acts.len() as u64 } else { 0 };
     erased.hash = protect.as_ref().map(Identity::to_text);
+    let guidance = guidance_keys(config, &source, business, channel, identity)?;
+    erased.guidance = guidance.len() as u64;
     if dry_run {
         return Ok(erased);
+    }
+    if let Some((partition, _)) = guidance.iter().next_back() {
+        // The number of partitions is not asked for: each key goes back to where it lies.
+        let mut writer = Writer::of_topic(config, &config.topics.guidance, partition + 1)?;
+        guidance.into_iter().try_for_each(|(partition, key)| writer.send_bytes(partition, key, None))?;
+        writer.settle()?;
     }
     let mut writer = Writer::new(config, partitions)?;
     if let Some(hash) = protect {
@@ -108,6 +118,32 @@ pub fn erase(
     }
     writer.settle()?;
     Ok(erased)
+}
+
+/// The keys under which the guidance topic knows a person, as they are written, by partition.
+fn guidance_keys(
+    config: &Config,
+    source: &Source<'_>,
+    business: &str,
+    channel: Option<&Channel>,
+    identity: &Identity,
+) -> Result<BTreeSet<(u32, Vec<u8>)>, Trouble> {
+    if config.guidance.is_none() {
+        return Ok(BTreeSet::new());
+    }
+    let names = config.identities_of(identity);
+    let found = Mutex::new(BTreeSet::new());
+    source.readers.for_each(&source.readers.extent(&config.topics.guidance)?, source.threads, &|record| {
+        let bytes = record.key.unwrap_or_default();
+        let Ok(key) = decode_key(bytes, &config.businesses) else { return };
+        let is_theirs = *key.business == *business && names.contains(&key.identity) && channel.is_none_or(|channel| *channel == key.channel);
+        if is_theirs {
+            let place = (record.partition, bytes.to_vec());
+            let mut found = found.lock();
+            let _known = if record.value.is_some() { found.insert(place) } else { found.remove(&place) };
+        }
+    })?;
+    Ok(found.into_inner())
 }
 
 /// An act without what it rests on: when, what, and who erased the rest.

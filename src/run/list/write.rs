@@ -32,6 +32,11 @@ impl Writer {
         Ok(Self { producer, topic: config.topics.opt_outs.clone(), partitions, sent: 0, acknowledged: 0, last: None })
     }
 
+    /// The same for another topic of the same keys.
+    pub(super) fn of_topic(config: &Config, topic: &TopicName, partitions: u32) -> Result<Self, EdgeError> {
+        Ok(Self { topic: topic.clone(), ..Self::new(config, partitions)? })
+    }
+
     /// Hands a record over; without a value it erases the key.
     pub(super) fn send(&mut self, key: &EncodedKey, value: Option<Vec<u8>>) -> Result<(), EdgeError> {
         self.send_bytes(key.partition(self.partitions), key.as_bytes().to_vec(), value)

@@ -6,6 +6,7 @@
 //! Nobody gets marketing by silence. All of it stops at the first word; a clarification that is answered writes what still stops
 //! before what may go on, so that no moment lies between.
 
+use super::finding::id_of;
 use super::{Answer, Excerpt, Finding, Ledger, Policy, Wish, excerpt};
 use crate::domain::consent::{Act, ConsentState, Position, Source};
 use crate::domain::identity::Identity;
@@ -93,7 +94,8 @@ impl Ledger<'_> {
         }
         let kept = if finding.hashed.is_some() { Excerpt::None } else { policy.excerpt };
         let record = proto::FeedbackRecord {
-            id: finding.id(&["feedback", &finding.coordinates.to_string(), &finding.source.index.to_string()]),
+            // Of the key as it is written: where identities are hashed, the id must not tell them either.
+            id: id_of(&[consent::encode_key(&key).as_str(), "feedback", &finding.coordinates.to_string(), &finding.source.index.to_string()]),
             business: finding.business.to_string(),
             channel: finding.arrived_on.as_str().to_owned(),
             from: key.identity.to_text(),
@@ -171,7 +173,8 @@ impl Ledger<'_> {
             let first = marketing.first().map(|key| consent::encode_key(key).as_str().to_owned()).unwrap_or_default();
             let id = finding.id(&[kind.as_str(), &first, &finding.coordinates.to_string()]);
             let mut reply = finding.reply(kind, id, String::new(), policy);
-            let name = policy.programs.iter().find(|known| known.id == program).map_or(program, |known| known.name.as_str());
+            let language = reply.locale.split('-').next().unwrap_or_default();
+            let name = policy.programs.iter().find(|known| known.id == program).map_or(program, |known| known.name(language));
             reply.text = format!("{name}: {}", reply.text);
             answer.replies.push((kind, reply));
         }

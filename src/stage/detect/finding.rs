@@ -86,12 +86,7 @@ impl Finding {
 
     /// An id that whoever computes it from the same act computes the same.
     pub(super) fn id(&self, parts: &[&str]) -> String {
-        let mut hash = Sha256::new();
-        for part in [&*self.business, &self.sender.first().to_text()].iter().chain(parts) {
-            hash.update(part.as_bytes());
-            hash.update([0xff]); // no UTF-8 text holds this byte
-        }
-        hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        id_of(&[&[&*self.business, &self.sender.first().to_text()], parts].concat())
     }
 
     pub(super) fn reply(&self, kind: ReplyKind, id: String, superseded: String, policy: &Policy) -> proto::ReplyRequest {
@@ -150,4 +145,14 @@ impl Finding {
             occurred_at_ms: self.occurred_at.millis(),
         }
     }
+}
+
+/// The id that these parts give, always the same.
+pub(super) fn id_of(parts: &[&str]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part.as_bytes());
+        hash.update([0xff]); // no UTF-8 text holds this byte
+    }
+    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }

@@ -6,7 +6,7 @@ use crate::domain::decide::{Decision, Question};
 const ANA: &str = r#""+5511912345678""#;
 
 fn program(id: &str) -> Program {
-    Program { id: id.to_owned(), name: id.to_owned(), numbers: vec![] }
+    Program { id: id.to_owned(), name: Some(id.to_owned()), numbers: vec![] }
 }
 
 /// A business that asks what was meant and why.
