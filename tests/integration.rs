@@ -36,6 +36,8 @@ mod integration {
     mod kafka_harness;
     /// The unsubscribe list, by hand and by file.
     mod kafka_list;
+    /// Delays, cuts and silence between program and broker.
+    mod kafka_network;
     /// Addresses and texts stay where they belong.
     mod kafka_privacy;
     /// Stretches of a topic, read to their end.

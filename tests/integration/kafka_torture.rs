@@ -18,7 +18,7 @@ fn kills() -> usize {
 }
 
 #[track_caller]
-fn assert_kept(world: &World, stoppers: usize) {
+pub fn assert_kept(world: &World, stoppers: usize) {
     world.assert_every_send_has_one_outcome();
     assert_replays_the_same(world);
     assert_one_confirmation_each(world, stoppers);

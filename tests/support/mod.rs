@@ -5,6 +5,7 @@ pub mod broker;
 pub mod kafka;
 pub mod murmur2;
 pub mod process;
+pub mod proxy;
 pub mod records;
 pub mod service;
 pub mod sim;

@@ -133,6 +133,12 @@ impl World {
         self
     }
 
+    /// Has the program reach the broker by this address; the test itself goes on reaching it as before.
+    pub fn through(mut self, address: &str) -> World {
+        address.clone_into(&mut self.bootstrap);
+        self
+    }
+
     pub fn bootstrap(&self) -> &str {
         &self.bootstrap
     }
