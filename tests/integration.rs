@@ -20,6 +20,8 @@ mod integration {
     mod kafka_bad_input;
     /// Measurements on the user's own broker.
     mod kafka_bench;
+    /// Three brokers, of which one after the other is away.
+    mod kafka_cluster;
     /// Questions, answers, and sends that say how to opt out.
     mod kafka_conversation;
     /// STOP to suppression, START to permission.

@@ -14,13 +14,16 @@ use rdkafka::message::{Header as NewHeader, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 /// How long one poll of a draining producer waits: a poll takes its whole time.
 const DRAIN_POLL: Duration = Duration::from_micros(500);
 /// How long one flush of a draining producer waits at most before failures are looked for.
 const FLUSH_STEP: Duration = Duration::from_millis(20);
+
+/// How much longer than it may take a call is waited for.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// How large records and batches may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,7 +133,7 @@ impl TransactionalProducer {
         }
     }
 
-    fn client(&self) -> &BaseProducer<TransactionContext> {
+    fn client(&self) -> &Arc<BaseProducer<TransactionContext>> {
         self.writer.producer()
     }
 
@@ -154,12 +157,35 @@ impl TransactionalProducer {
         let offsets = list(positions.iter().map(|(partition, offset)| (partition, at(*offset)))).map_err(EdgeError::from_kafka)?;
         let lost_generation = || EdgeError::Abort(KafkaError::Global(RDKafkaErrorCode::UnknownMemberId));
         let generation = consumer.group_metadata().ok_or_else(lost_generation)?;
-        retry(deadline, |remaining| self.client().send_offsets_to_transaction(&offsets, &generation, remaining))?;
-        // Past this point a time-out leaves the result unknown: only a new producer finds out.
-        retry(deadline, |remaining| self.client().commit_transaction(remaining)).map_err(|error| match error {
-            EdgeError::Retriable(error) => EdgeError::Renew(error),
-            EdgeError::Abort(_) | EdgeError::Renew(_) | EdgeError::Stop(_) => error,
+        self.aside(deadline, move |client| {
+            retry(deadline, |remaining| client.send_offsets_to_transaction(&offsets, &generation, remaining))?;
+            // Past this point a time-out leaves the result unknown: only a new producer finds out.
+            retry(deadline, |remaining| client.commit_transaction(remaining)).map_err(|error| match error {
+                EdgeError::Retriable(error) => EdgeError::Renew(error),
+                EdgeError::Abort(_) | EdgeError::Renew(_) | EdgeError::Stop(_) => error,
+            })
         })
+    }
+
+    /// Has a call made on a thread of its own, and gives it up where it does not return. The client's `send_offsets_to_transaction`
+    /// ignores its time-out while a group's coordinator is away, and may wait for it for ever (librdkafka issues 5456 and 5511). The
+    /// client that hangs is left to its thread; a new producer of the same id fences it.
+    fn aside(
+        &self,
+        deadline: Instant,
+        call: impl FnOnce(&BaseProducer<TransactionContext>) -> Result<(), EdgeError> + Send + 'static,
+    ) -> Result<(), EdgeError> {
+        let (tell, told) = mpsc::channel();
+        let client = self.client().clone();
+        let body = move || {
+            let result = call(&client);
+            drop(client);
+            // Who asked may have given up.
+            drop(tell.send(result));
+        };
+        let given_up = || EdgeError::Renew(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut));
+        std::thread::Builder::new().name("commit".into()).spawn(body).map_err(|_| given_up())?;
+        told.recv_timeout(deadline.saturating_duration_since(Instant::now()) + GRACE).unwrap_or_else(|_| Err(given_up()))
     }
 
     /// Aborts the transaction: what it wrote is never seen by `read_committed` readers.

@@ -70,12 +70,17 @@ pub fn survives(world: &World, stoppers: usize, disturb: impl FnOnce(&dyn Fn(usi
 
 #[track_caller]
 pub fn assert_one_confirmation_each(world: &World, stoppers: usize) {
-    let mut answered: BTreeMap<String, usize> = BTreeMap::new();
+    let mut answered: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for record in world.kafka.read_committed(&world.names.replies) {
-        *answered.entry(decode::<ReplyRequest>(&record).to).or_default() += 1;
+        let reply: ReplyRequest = decode(&record);
+        let told =
+            format!("{} at {:?}: id {} for {}, before {:?}", record.position(), record.timestamp, reply.id, reply.source, reply.superseded);
+        answered.entry(reply.to).or_default().push(told);
     }
-    let expected: BTreeMap<String, usize> = (0..stoppers).map(|n| (format!("phone:{}", phone(n)), 1)).collect();
-    assert_eq!(answered, expected);
+    let doubled: Vec<_> = answered.iter().filter(|(_, replies)| replies.len() > 1).collect();
+    assert!(doubled.is_empty(), "confirmed twice: {doubled:#?}");
+    let expected: Vec<String> = (0..stoppers).map(|n| format!("phone:{}", phone(n))).collect();
+    assert_eq!(answered.into_keys().collect::<Vec<_>>(), expected, "who was answered");
 }
 
 /// For services that ran with `--fence inbound`: the STOP was acknowledged before the send was produced.

@@ -13,8 +13,13 @@ use crate::support::world::{Layout, World};
 /// A session so short that a test can outwait it.
 const SHORT_SESSIONS: &str = "[kafka]\n\"session.timeout.ms\" = \"3000\"\n\"heartbeat.interval.ms\" = \"500\"\n";
 
+/// Whether there is time for more than every run can take.
+pub fn is_long() -> bool {
+    std::env::var_os("STOPGATE_LONG").is_some()
+}
+
 fn kills() -> usize {
-    if std::env::var_os("STOPGATE_LONG").is_some() { 100 } else { 5 }
+    if is_long() { 100 } else { 5 }
 }
 
 #[track_caller]

@@ -67,6 +67,9 @@ impl fmt::Display for Unavailable {
 
 /// A broker that answers.
 pub struct Broker {
+    /// Its own address.
+    address: String,
+    /// Addresses for clients: its own, and of a cluster those of all.
     bootstrap: String,
     kafka: Kafka,
     /// `None` for a broker that was running before.
@@ -111,7 +114,7 @@ impl Broker {
 
     fn find(options: &Options) -> Result<Broker, Unavailable> {
         if let Ok(bootstrap) = std::env::var("STOPGATE_TEST_BOOTSTRAP") {
-            let broker = Broker { kafka: Kafka::new(&bootstrap), bootstrap, own: None };
+            let broker = Broker { kafka: Kafka::new(&bootstrap), address: bootstrap.clone(), bootstrap, own: None };
             return match broker.kafka().answers(Duration::from_secs(10)) {
                 Ok(()) => Ok(broker),
                 Err(error) => Err(Unavailable::Broken(format!("STOPGATE_TEST_BOOTSTRAP={} does not answer: {error}", broker.bootstrap))),
@@ -120,33 +123,63 @@ impl Broker {
         Broker::launch(options)
     }
 
-    fn launch(options: &Options) -> Result<Broker, Unavailable> {
-        let java = java()?;
-        let libs = match std::env::var_os("KAFKA_HOME") {
-            Some(home) => kafka_home_libs(Path::new(&home))?,
-            None => maven_libs()?,
+    /// Three brokers for one suite alone, each broker and controller, every topic on all of them and every record on two before it is
+    /// acknowledged. `None` as in [`Broker::start`].
+    pub fn start_cluster() -> Option<Vec<Broker>> {
+        let found = match std::env::var("STOPGATE_TEST_BOOTSTRAP") {
+            Ok(_) => Err(Unavailable::NotFound("the suite needs brokers of its own, and STOPGATE_TEST_BOOTSTRAP names a running one".into())),
+            Err(_) => launched(Broker::launch_cluster),
         };
-        let class_path = format!("{}/*", libs.display());
-        // Ports are chosen free and then released, so another process may take one in between: try again with others.
-        let mut last = String::new();
-        for _attempt in 0..3 {
-            match Broker::launch_once(options, &java, &class_path) {
-                Ok(broker) => return Ok(broker),
-                Err(reason) => last = reason,
-            }
-            if !last.contains("BindException") && !last.contains("Address already in use") {
-                break;
-            }
+        match found {
+            Ok(brokers) => Some(brokers),
+            Err(why) => skip_or_fail(&why),
         }
-        Err(Unavailable::Broken(last))
+    }
+
+    fn launch_cluster(java: &Path, class_path: &str) -> Result<Vec<Broker>, String> {
+        let ports: [u16; 6] = free_ports().map_err(|error| format!("no free port: {error}"))?;
+        let nodes = || (1..).zip(ports.chunks_exact(2));
+        let voters: Vec<String> = nodes().map(|(id, ports)| format!("{id}@127.0.0.1:{}", ports[1])).collect();
+        let bootstrap: Vec<String> = ports.iter().step_by(2).map(|port| format!("127.0.0.1:{port}")).collect();
+        let brokers = nodes().map(|(id, node)| {
+            let replicated = ["offsets.topic", "transaction.state.log", "share.coordinator.state.topic"]
+                .map(|topic| (format!("{topic}.replication.factor"), "3"));
+            let own = [
+                ("node.id".to_owned(), id.to_string()),
+                ("controller.quorum.voters".to_owned(), voters.join(",")),
+                ("default.replication.factor".to_owned(), "3".to_owned()),
+                ("min.insync.replicas".to_owned(), "2".to_owned()),
+                ("transaction.state.log.min.isr".to_owned(), "2".to_owned()),
+            ];
+            let properties = replicated.into_iter().map(|(name, value)| (name, value.to_owned())).chain(own).collect();
+            let options = Options { heap: "512m", properties, ..Options::default() };
+            Broker::prepare(&options, java, class_path, [node[0], 0, node[1]], &bootstrap.join(","))
+        });
+        let brokers: Vec<Broker> = brokers.collect::<Result<_, _>>()?;
+        // One alone has no majority: all of them first, then what they say.
+        brokers.iter().try_for_each(Broker::spawn)?;
+        brokers.iter().try_for_each(Broker::await_up)?;
+        Ok(brokers)
+    }
+
+    fn launch(options: &Options) -> Result<Broker, Unavailable> {
+        launched(|java, class_path| Broker::launch_once(options, java, class_path))
     }
 
     fn launch_once(options: &Options, java: &Path, class_path: &str) -> Result<Broker, String> {
+        let ports: [u16; 3] = free_ports().map_err(|error| format!("no free port: {error}"))?;
+        let broker = Broker::prepare(options, java, class_path, ports, &format!("127.0.0.1:{}", ports[0]))?;
+        broker.up()?;
+        Ok(broker)
+    }
+
+    /// A broker with its directory, not started yet; the ports are its own, another one that is kept for it, and its controller's.
+    fn prepare(options: &Options, java: &Path, class_path: &str, ports: [u16; 3], bootstrap: &str) -> Result<Broker, String> {
         let directory = tempfile::Builder::new()
             .prefix("stopgate-kafka-")
             .tempdir()
             .map_err(|error| format!("no temporary directory for the broker: {error}"))?;
-        let [port, second, controller_port] = free_ports().map_err(|error| format!("no free port: {error}"))?;
+        let [port, second, controller_port] = ports;
         let properties = directory.path().join("server.properties");
         let logging = directory.path().join("log4j2.properties");
         let text = server_properties(port, controller_port, directory.path(), &options.properties);
@@ -190,10 +223,8 @@ impl Broker {
 
         let command = arguments(options.heap, options.quick_start, &["kafka.Kafka"]);
         let own = OwnBroker { directory, command, second, class_path: class_path.to_owned(), process: Mutex::new(None) };
-        let bootstrap = format!("127.0.0.1:{port}");
-        let broker = Broker { kafka: Kafka::new(&bootstrap), bootstrap, own: Some(own) };
-        broker.up()?;
-        Ok(broker)
+        let address = format!("127.0.0.1:{port}");
+        Ok(Broker { kafka: Kafka::new(bootstrap), address, bootstrap: bootstrap.to_owned(), own: Some(own) })
     }
 
     /// `HOST:PORT` for clients.
@@ -266,13 +297,24 @@ impl Broker {
     }
 
     fn up(&self) -> Result<(), String> {
+        self.spawn()?;
+        self.await_up()
+    }
+
+    fn spawn(&self) -> Result<(), String> {
         let own = self.own();
         let mut process = own.process.lock().map_err(|_| "an earlier start of the broker panicked".to_owned())?;
         assert!(process.is_none(), "the broker is running already");
+        *process = Some(Supervised::spawn(own.directory.path(), &own.command, &[]));
+        Ok(())
+    }
+
+    fn await_up(&self) -> Result<(), String> {
+        let mut process = self.own().process.lock().map_err(|_| "an earlier start of the broker panicked".to_owned())?;
         let started = Instant::now();
-        let supervised = process.insert(Supervised::spawn(own.directory.path(), &own.command, &[]));
+        let Some(supervised) = process.as_mut() else { return Err("the broker was not started".to_owned()) };
         // First the port, cheaply; then a client, which proves that requests are served.
-        while TcpStream::connect(&self.bootstrap).is_err() {
+        while TcpStream::connect(&self.address).is_err() {
             if supervised.exit_code().is_some() || started.elapsed() > START_DEADLINE {
                 let log = supervised.stdout() + &supervised.stderr();
                 let took = started.elapsed().as_secs_f32();
@@ -298,6 +340,28 @@ impl Broker {
             assert!(ended.is_some(), "the broker did not end within {START_DEADLINE:?}");
         }
     }
+}
+
+/// Starts brokers with what this machine has to run them.
+fn launched<T>(mut launch: impl FnMut(&Path, &str) -> Result<T, String>) -> Result<T, Unavailable> {
+    let java = java()?;
+    let libs = match std::env::var_os("KAFKA_HOME") {
+        Some(home) => kafka_home_libs(Path::new(&home))?,
+        None => maven_libs()?,
+    };
+    let class_path = format!("{}/*", libs.display());
+    // Ports are chosen free and then released, so another process may take one in between: try again with others.
+    let mut last = String::new();
+    for _attempt in 0..3 {
+        match launch(&java, &class_path) {
+            Ok(launched) => return Ok(launched),
+            Err(reason) => last = reason,
+        }
+        if !last.contains("BindException") && !last.contains("Address already in use") {
+            break;
+        }
+    }
+    Err(Unavailable::Broken(last))
 }
 
 /// Prints why a test is skipped, past the capture of the test harness; panics where skipping is not allowed.

@@ -213,7 +213,8 @@ impl Kafka {
         let new: Vec<NewTopic<'_>> = topics
             .iter()
             .map(|(topic, partitions, settings)| {
-                let plain = NewTopic::new(topic, *partitions, TopicReplication::Fixed(1));
+                // As many replicas as the broker says: one, and of a cluster all.
+                let plain = NewTopic::new(topic, *partitions, TopicReplication::Fixed(-1));
                 settings.iter().fold(plain, |new, (name, value)| new.set(name, value))
             })
             .collect();

@@ -110,6 +110,10 @@ pub struct ReplyRequest {
     pub in_reply_to: String,
     #[prost(int64, tag = "10")]
     pub expires_at_ms: i64,
+    #[prost(string, tag = "11")]
+    pub superseded: String,
+    #[prost(string, tag = "12")]
+    pub source: String,
 }
 
 pub const OPT_OUT_CONFIRMATION: i32 = 1;

@@ -29,17 +29,17 @@ impl Drop for TopicHandle {
 pub(crate) struct HandleProducer<C: ProducerContext + 'static> {
     // Dropped before `producer`: fields are dropped in the order in which they are declared.
     handles: RefCell<Vec<(TopicName, TopicHandle)>>,
-    producer: BaseProducer<C>,
+    producer: Arc<BaseProducer<C>>,
 }
 
 impl<C: ProducerContext<DeliveryOpaque = ()> + 'static> HandleProducer<C> {
     /// Wraps a producer whose delivery reports carry nothing: records are handed over with a null pointer.
     pub(crate) fn new(producer: BaseProducer<C>) -> Self {
-        Self { handles: RefCell::default(), producer }
+        Self { handles: RefCell::default(), producer: Arc::new(producer) }
     }
 
     /// The wrapped producer.
-    pub(crate) fn producer(&self) -> &BaseProducer<C> {
+    pub(crate) fn producer(&self) -> &Arc<BaseProducer<C>> {
         &self.producer
     }
 
