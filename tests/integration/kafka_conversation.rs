@@ -103,7 +103,7 @@ fn occasion(allowed: &Received) -> Option<String> {
 #[test]
 fn sends_that_must_say_how_to_opt_out_are_marked_once_for_each_occasion() {
     let Some(broker) = Broker::shared() else { return };
-    let world = guided(broker, "guidance");
+    let world = guided(broker, "guidance").setting("identity_hash_key = \"0123456789abcdef0123456789abcdef\"");
     let mut service = world.serving("run", "a").spawn();
     service.ready();
     let outcomes = world.outcomes();
