@@ -328,7 +328,7 @@ impl RawConfig {
         raw.check_topic_names(&mut problems);
         let mut policy = raw.policy.meant();
         policy.feedback = raw.feedback.enabled.then(|| raw.feedback.reasons(&mut problems));
-        policy.clarification_ms = raw.clarification.enabled.then(|| i64::from(raw.clarification.window_hours) * 60 * 60 * 1000);
+        policy.clarification_ms = raw.clarification.enabled.then(|| raw.clarification.window_ms());
         let book = raw.book(&mut problems);
         set_replies(&mut policy.texts, &raw.reply, "[[reply]]", &mut problems);
         let acknowledged_poison = raw.acknowledged_poison.iter().filter_map(|text| {
@@ -614,6 +614,12 @@ impl RawFeedback {
     }
 }
 
+impl RawClarification {
+    fn window_ms(&self) -> i64 {
+        i64::from(self.window_hours) * 60 * 60 * 1000
+    }
+}
+
 impl RawProgram {
     fn meant(&self, business: &str, problems: &mut Vec<String>) -> Program {
         if self.id.trim().is_empty() {
@@ -673,7 +679,7 @@ impl RawBusiness {
             policy.feedback = asks.then(|| raw.feedback.reasons(&mut Vec::new()));
         }
         if let Some(asks) = self.clarification {
-            policy.clarification_ms = asks.then(|| i64::from(raw.clarification.window_hours) * 60 * 60 * 1000);
+            policy.clarification_ms = asks.then(|| raw.clarification.window_ms());
         }
         if !self.program.is_empty() {
             policy.programs = self.program.iter().map(|program| program.meant(&self.name, problems)).collect();

@@ -7,7 +7,7 @@ use super::outcome::{DeadLetters, headers_size};
 use super::view::{Passed, SharedView};
 use super::worker::{Batch, Incoming, Stage};
 use crate::config::{Config, Evidence};
-use crate::domain::decide::{AllowReason, Decision};
+use crate::domain::decide::Decision;
 use crate::domain::guidance::{RecipientPrint, Seen};
 use crate::domain::time::Timestamp;
 use crate::domain::view::ConsentView;
@@ -139,13 +139,7 @@ fn look_up(view: &ConsentView, records: &[Incoming<'_, Ready>], held_until: Opti
 
 /// When the recipients of those sends last came back that are allowed because of it.
 fn opted_in(view: &ConsentView, records: &[Incoming<'_, Ready>], outcomes: &[Outcome]) -> Vec<Option<Timestamp>> {
-    let at = |(incoming, outcome): (&Incoming<'_, Ready>, &Outcome)| match outcome {
-        Outcome::Decided(Decision::Allowed(AllowReason::OptedInAgain)) => incoming.read.prepared.opted_in_at(view),
-        Outcome::Decided(
-            Decision::Allowed(AllowReason::ExemptCategory | AllowReason::NoOptOut | AllowReason::RePermission) | Decision::Suppressed { .. },
-        )
-        | Outcome::DeadLetter(_) => None,
-    };
+    let at = |(incoming, outcome): (&Incoming<'_, Ready>, &Outcome)| incoming.read.prepared.opted_in_at(*outcome, view);
     records.iter().zip(outcomes).map(at).collect()
 }
 

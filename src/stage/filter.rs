@@ -267,9 +267,12 @@ impl Prepared {
         }
     }
 
-    /// When the recipient last came back, for a send that is allowed because of it.
-    pub fn opted_in_at(&self, view: &impl Lookup) -> Option<Timestamp> {
+    /// When the recipient last came back, where that is why the send is allowed.
+    pub fn opted_in_at(&self, outcome: Outcome, view: &impl Lookup) -> Option<Timestamp> {
         let Self::Send { persons, asked, .. } = self else { return None };
+        if outcome != Outcome::Decided(Decision::Allowed(AllowReason::OptedInAgain)) {
+            return None;
+        }
         let at = |person: &PersonPrint| asked.question.opted_in_at(|slot| view.standing(*person, slot));
         persons.as_slice().iter().filter_map(at).max()
     }

@@ -4,13 +4,13 @@
 //! A minute of three brokers is too much for every run: `STOPGATE_LONG=1`.
 
 use super::kafka_exactly_once::survives;
-use super::kafka_torture::{assert_kept, is_long};
+use super::kafka_torture::{assert_kept, is_long_or_told};
 use crate::support::broker::Broker;
 use crate::support::world::{Layout, World};
 
 #[test]
 fn a_rolling_restart_and_a_killed_broker_of_three_lose_double_and_leak_nothing() {
-    if !is_long() {
+    if !is_long_or_told("the three brokers") {
         return;
     }
     let Some(brokers) = Broker::start_cluster() else { return };

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::kafka_exactly_once::survives;
-use super::kafka_torture::{assert_kept, is_long};
+use super::kafka_torture::{assert_kept, is_long_or_told};
 use crate::support::broker::{Broker, Options};
 use crate::support::proxy::Proxy;
 use crate::support::world::{Layout, World};
@@ -31,7 +31,7 @@ fn behind_a_proxy() -> Option<(Broker, Proxy)> {
 
 #[test]
 fn a_bad_network_loses_doubles_and_leaks_nothing() {
-    if !is_long() {
+    if !is_long_or_told("the bad network") {
         return;
     }
     let Some((broker, proxy)) = behind_a_proxy() else { return };

@@ -391,10 +391,7 @@ impl<'a> Walk<'a> {
     fn guidance(&self, prepared: &Prepared, outcome: Outcome, record: &Record<'_>, block: &Block) -> Option<Option<Occasion>> {
         let (history, gap_days) = self.plan.guidance.as_ref().filter(|_| !block.guidance_as_of.is_empty())?;
         let Outcome::Decided(Decision::Allowed(reason)) = outcome else { return None };
-        let opted_in = match reason {
-            AllowReason::OptedInAgain => prepared.opted_in_at(&self.history.at(&block.as_of)),
-            AllowReason::ExemptCategory | AllowReason::NoOptOut | AllowReason::RePermission => None,
-        };
+        let opted_in = prepared.opted_in_at(outcome, &self.history.at(&block.as_of));
         let (send, sent_at) = (record.coordinates(), record.timestamp_ms.and_then(Timestamp::from_millis));
         let guided = prepared.guide(reason, sent_at, opted_in, *gap_days, |print| history.at(print, &send, &block.guidance_as_of));
         Some(guided.and_then(|guided| guided.occasion))

@@ -10,7 +10,7 @@ use super::words::WordsError;
 use super::{detect, filter};
 use crate::config::{Config, Problems, Verb, parse};
 use crate::domain::consent::Position;
-use crate::domain::decide::{AllowReason, Decision};
+use crate::domain::decide::Decision;
 use crate::domain::guidance::GuidanceSet;
 use crate::domain::time::Timestamp;
 use crate::domain::view::ConsentView;
@@ -183,24 +183,23 @@ impl Stage {
 
     fn send(&mut self, record: &Record<'_>) -> Vec<String> {
         let prepared = self.filter.prepare(record);
-        vec![match prepared.decide(&self.view, None) {
-            Outcome::Decided(Decision::Allowed(reason)) => {
-                let opted_in = Some(reason).filter(|reason| *reason == AllowReason::OptedInAgain).and_then(|_| prepared.opted_in_at(&self.view));
-                let sent_at = record.timestamp_ms.and_then(Timestamp::from_millis);
-                let gap_days = self.config.guidance.map_or(0, |rules| rules.gap_days);
-                let guided = prepared.guide(reason, sent_at, opted_in, gap_days, |print| self.guidance.get(print));
-                guided.iter().for_each(|guided| {
-                    guided.changed.iter().for_each(|recipient| self.guidance.set(recipient.print, guided.after));
-                });
-                let occasion = guided.and_then(|guided| guided.occasion);
-                return [Some(format!("allowed {}", reason.as_str())), occasion.map(|occasion| format!("guidance {}", occasion.as_str()))]
-                    .into_iter()
-                    .flatten()
-                    .collect();
+        let outcome = prepared.decide(&self.view, None);
+        let reason = match outcome {
+            Outcome::Decided(Decision::Allowed(reason)) => reason,
+            Outcome::Decided(Decision::Suppressed { reason, .. }) => return vec![format!("suppressed {}", reason.as_str())],
+            Outcome::DeadLetter(reason) => return vec![format!("dead-letter {}", reason.as_str())],
+        };
+        let mut told = vec![format!("allowed {}", reason.as_str())];
+        if let Some(rules) = self.config.guidance {
+            let opted_in = prepared.opted_in_at(outcome, &self.view);
+            let sent_at = record.timestamp_ms.and_then(Timestamp::from_millis);
+            let guided = prepared.guide(reason, sent_at, opted_in, rules.gap_days, |print| self.guidance.get(print));
+            if let Some(guided) = guided {
+                guided.changed.iter().for_each(|recipient| self.guidance.set(recipient.print, guided.after));
+                told.extend(guided.occasion.map(|occasion| format!("guidance {}", occasion.as_str())));
             }
-            Outcome::Decided(Decision::Suppressed { reason, .. }) => format!("suppressed {}", reason.as_str()),
-            Outcome::DeadLetter(reason) => format!("dead-letter {}", reason.as_str()),
-        }]
+        }
+        told
     }
 }
 

@@ -47,6 +47,11 @@ impl Finding {
         }
     }
 
+    /// The keys of marketing of everybody whom the message names.
+    fn marketing_keys(&self) -> impl Iterator<Item = ConsentKey> {
+        self.sender.iter().map(|identity| self.key(identity, &self.channel, &Subject::Marketing))
+    }
+
     /// At most one thing is asked: what was meant, where that is open; else why.
     fn question(&self, subject: &Subject, policy: &Policy) -> Option<ReplyKind> {
         let is_open = self.bare && *subject == Subject::Marketing && !policy.programs.is_empty();
@@ -126,22 +131,22 @@ impl Ledger<'_> {
 
     /// Whether the clarification is open: some identity's opt-out of marketing is, and no other identity's would be lifted with it.
     fn may_narrow(&self, finding: &Finding, window_ms: i64) -> bool {
-        let keys = finding.sender.iter().map(|identity| finding.key(identity, &finding.channel, &Subject::Marketing));
+        let keys = finding.marketing_keys();
         let standing: Vec<Act> = keys.filter_map(|key| self.on_key(&key)).filter(|act| act.state == ConsentState::OptedOut).collect();
         !standing.is_empty() && standing.iter().all(|act| is_open(act, finding, window_ms))
     }
 
     /// What this very message opened before a crash.
     fn narrowed_before(&self, finding: &Finding) -> Option<Act> {
-        let mut keys = finding.sender.iter().map(|identity| finding.key(identity, &finding.channel, &Subject::Marketing));
-        keys.find_map(|key| self.on_key(&key).filter(|act| act.state == ConsentState::OptedIn && act.source == finding.source))
+        finding
+            .marketing_keys()
+            .find_map(|key| self.on_key(&key).filter(|act| act.state == ConsentState::OptedIn && act.source == finding.source))
     }
 
     /// Only a program stops: what still stops is written again, since the opt-in would speak for it; then marketing is opened.
     fn narrow(&mut self, finding: &Finding, program: &str, done: Option<Act>, policy: &Policy) -> Answer {
         let Some(stopped) = Subject::program(program) else { return Answer::default() };
-        let marketing: Vec<ConsentKey> =
-            finding.sender.iter().map(|identity| finding.key(identity, &finding.channel, &Subject::Marketing)).collect();
+        let marketing: Vec<ConsentKey> = finding.marketing_keys().collect();
         if done.is_none() && marketing.iter().any(|key| self.is_redelivered(key, finding)) {
             return Answer::default();
         }
