@@ -34,6 +34,8 @@ mod integration {
     mod kafka_fence;
     /// The worst moment, many times.
     mod kafka_freshness;
+    /// What a member of a group is handed while the group asks something.
+    mod kafka_group;
     /// The tests' own broker and client.
     mod kafka_harness;
     /// The unsubscribe list, by hand and by file.

@@ -142,9 +142,15 @@ pub enum Start {
 }
 
 /// A subscribed member of a consumer group. For one thread.
+///
+/// The client takes any call that gives or takes partitions for the answer to what the group asked last, also where it was
+/// not heard yet: the group then hands the partitions on while this member goes on with them. So each such call is followed
+/// by a look at what was asked, before anything more is received or decided.
 pub struct GroupConsumer {
     member: MemberConsumer<GroupContext>,
     topics: Vec<TopicName>,
+    /// Something was met that makes everything be read again.
+    broken: Cell<bool>,
 }
 
 impl GroupConsumer {
@@ -171,31 +177,33 @@ impl GroupConsumer {
         let names: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
         consumer.subscribe(&names).map_err(EdgeError::from_kafka)?;
         let member = MemberConsumer::new(consumer).ok_or_else(|| EdgeError::Stop(KafkaError::ClientCreation("no queue".to_owned())))?;
-        Ok(Self { member, topics: topics.to_vec() })
+        Ok(Self { member, topics: topics.to_vec(), broken: Cell::new(false) })
     }
 
-    /// Attends to what is not a record: rebalances, which the context notes, and errors of the member. Whoever waits for
-    /// something else than records must do so again and again: a member that was fenced learns it here alone, and gets
-    /// no answer to anything.
-    pub fn attend(&self) -> Result<Met, EdgeError> {
-        while let Some(polled) = self.consumer().poll(Duration::ZERO) {
-            match polled {
+    /// Attends to all that is not a record: rebalances, which the context notes, and errors of the member. Whoever waits
+    /// for something else than records must do so again and again: a member that was fenced learns it here alone, and
+    /// gets no answer to anything.
+    pub fn attend(&self) -> Result<(), EdgeError> {
+        loop {
+            match self.consumer().poll(Duration::ZERO) {
                 // Partitions are led past this queue before they are taken, so nothing comes this way; should a record
                 // do so all the same, it is not lost: everything is read again.
-                Ok(_) => return Ok(Met::Broken),
-                Err(error) => match error.rdkafka_error_code() {
-                    Some(code) if meets(code)? == Met::Broken => return Ok(Met::Broken),
+                Some(Ok(_)) => self.broken.set(true),
+                Some(Err(error)) => match error.rdkafka_error_code() {
+                    Some(code) if meets(code)? == Met::Broken => self.broken.set(true),
                     Some(_) | None => tracing::debug!(target: "stopgate::kafka", %error, "receiving continues"),
                 },
+                None if self.member.has_events() => {}
+                None => return Ok(()),
             }
         }
-        Ok(Met::Nothing)
     }
 
     /// Appends up to `max` records to `out`; waits at most `wait` for the first. Returns at once when the group asks for
     /// something.
     pub fn receive<'a>(&'a self, wait: Duration, max: usize, out: &mut Vec<Received<'a>>) -> Result<Met, EdgeError> {
-        if self.attend()? == Met::Broken {
+        self.attend()?;
+        if self.broken.take() {
             return Ok(Met::Broken);
         }
         if self.is_asked() {
@@ -289,7 +297,10 @@ impl GroupConsumer {
             self.member.lead(topic, *partition);
         }
         self.consumer().incremental_assign(&list).map_err(EdgeError::from_kafka)?;
-        if paused.is_empty() { Ok(()) } else { self.pause(paused) }
+        if !paused.is_empty() {
+            self.pause(paused)?;
+        }
+        self.attend()
     }
 
     /// Gives partitions back.
@@ -301,7 +312,7 @@ impl GroupConsumer {
         for (topic, partition) in partitions {
             self.member.leave(topic, *partition);
         }
-        Ok(())
+        self.attend()
     }
 
     /// Goes back to these positions: what was fetched beyond them is read again. Taking the partitions anew is used

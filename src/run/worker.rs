@@ -468,7 +468,7 @@ impl<'g, S: Stage> Thread<'g, S> {
 
     /// Between two questions to the group that it does not answer: it may have fenced this member meanwhile.
     fn wait_for_the_group(&mut self) -> Result<(), EdgeError> {
-        self.is_broken |= self.group.attend()? == Met::Broken;
+        self.group.attend()?;
         self.setup.stop.sleep(RETRY_AFTER);
         Ok(())
     }

@@ -93,15 +93,28 @@ pub(crate) struct MemberConsumer<C: ConsumerContext> {
     /// The queue of each partition that is read.
     partitions: RefCell<Vec<(CString, i32, Queue)>>,
     records: Queue,
+    /// The queue that rdkafka polls.
+    events: Queue,
     consumer: BaseConsumer<C>,
 }
 
 impl<C: ConsumerContext> MemberConsumer<C> {
     /// Wraps a consumer that is to be subscribed.
     pub(crate) fn new(consumer: BaseConsumer<C>) -> Option<Self> {
-        // SAFETY: the client is valid; the returned queue is owned by `Queue`.
-        let records = unsafe { sys::rd_kafka_queue_new(consumer.client().native_ptr()) };
-        NonNull::new(records).map(|records| Self { partitions: RefCell::default(), records: Queue(records), consumer })
+        // SAFETY: the client is valid; both queues are references that `Queue` gives back.
+        let (records, events) = unsafe {
+            let client = consumer.client().native_ptr();
+            (sys::rd_kafka_queue_new(client), sys::rd_kafka_queue_get_consumer(client))
+        };
+        let (records, events) = (Queue(NonNull::new(records)?), Queue(NonNull::new(events)?));
+        Some(Self { partitions: RefCell::default(), records, events, consumer })
+    }
+
+    /// Whether anything waits to be polled. That a poll returned nothing does not tell: it ends with the first event that is
+    /// no record, and others may stand behind it.
+    pub(crate) fn has_events(&self) -> bool {
+        // SAFETY: the queue is valid as long as `self`.
+        unsafe { sys::rd_kafka_queue_length(self.events.0.as_ptr()) > 0 }
     }
 
     /// The wrapped consumer.
