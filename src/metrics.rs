@@ -80,6 +80,12 @@ pub struct Part {
     pub part: &'static str,
 }
 
+/// How the writing of a snapshot ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SnapshotResult {
+    pub result: &'static str,
+}
+
 /// One stage.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Stage {
@@ -136,6 +142,13 @@ pub struct Metrics {
     pub restore_seconds: Gauge<f64, AtomicU64>,
     /// 1 once the view holds the opt-outs topic. Alert on: 0 for longer than a restore takes.
     pub restored: Gauge,
+    /// Alert on: an increase of `failed`. Nothing is lost, and a restart takes longer.
+    pub snapshots: Family<SnapshotResult, Counter>,
+    /// When the last snapshot was taken, seconds since the Unix epoch.
+    pub snapshot_timestamp_seconds: Gauge,
+    pub snapshot_bytes: Gauge,
+    /// Keys that the last start took over from a snapshot.
+    pub snapshot_entries: Gauge,
     /// Alert on: any increase; `stopgate opt-out heal` mends it long before compaction may touch the keys.
     pub consent_older_acts: Counter,
     /// Alert on: any increase. `part`: an unreadable value counts as an opt-out, an unreadable key closes the fence.
@@ -193,6 +206,10 @@ impl Metrics {
             applied_lag_records: Gauge::default(),
             restore_seconds: Gauge::default(),
             restored: Gauge::default(),
+            snapshots: Family::default(),
+            snapshot_timestamp_seconds: Gauge::default(),
+            snapshot_bytes: Gauge::default(),
+            snapshot_entries: Gauge::default(),
             consent_older_acts: Counter::default(),
             consent_unreadable: Family::default(),
             opt_out_effective_seconds: seconds(0.001, 22),
@@ -240,6 +257,11 @@ impl Metrics {
         registry.register("applied_lag_records", "Opt-outs records not yet applied at the last fence", self.applied_lag_records.clone());
         registry.register("restore_seconds", "Time the last restore took", self.restore_seconds.clone());
         registry.register("restored", "1 once the view holds the opt-outs topic", self.restored.clone());
+        registry.register("snapshots", "Snapshots by result", self.snapshots.clone());
+        let help = "When the last snapshot was taken";
+        registry.register("snapshot_timestamp_seconds", help, self.snapshot_timestamp_seconds.clone());
+        registry.register("snapshot_bytes", "Bytes of the last snapshot", self.snapshot_bytes.clone());
+        registry.register("snapshot_entries", "Consent keys that the last start took over from a snapshot", self.snapshot_entries.clone());
         registry.register("consent_older_acts", "Acts that lie behind a newer act of their key: heal them", self.consent_older_acts.clone());
         registry.register("consent_unreadable", "Unreadable records on opt-outs, by part", self.consent_unreadable.clone());
         registry.register("opt_out_effective_seconds", "Time from a person's act until it was applied", self.opt_out_effective_seconds.clone());

@@ -54,6 +54,8 @@ mod integration {
     mod kafka_restore;
     /// TLS, SASL, and no right more than is needed.
     mod kafka_security;
+    /// The snapshot: restarts, kills, files that do not fit, a full disk.
+    mod kafka_snapshot;
     /// Missing and wrong topics; refusals.
     mod kafka_start;
     /// Kills at random, and members that wake up too late.

@@ -155,6 +155,10 @@ pub struct Config {
     /// Changes to the keywords, by business.
     pub words: BTreeMap<String, Vec<Override>>,
     pub silence_alarm_minutes: u64,
+    /// Where the snapshot of the view lies.
+    pub state_dir: PathBuf,
+    /// How often one is written; 0: never, and none is read.
+    pub snapshot_minutes: u64,
     /// Under which identities are or may be hashed.
     pub identity_key: Option<IdentityKey>,
     /// The same key where what is written is written hashed.
@@ -377,6 +381,8 @@ impl RawConfig {
                 .map(|business| (business.name.clone(), business.words.iter().map(RawWords::meant).collect()))
                 .collect(),
             silence_alarm_minutes: raw.silence_alarm_minutes.unwrap_or_default(),
+            state_dir: raw.state_dir.clone().unwrap_or_default(),
+            snapshot_minutes: raw.snapshot_minutes.unwrap_or_default(),
             identity_key,
             hashed,
             tokens,
@@ -400,6 +406,7 @@ impl RawConfig {
         self.default_channel.get_or_insert_with(|| "whatsapp".into());
         self.exempt_categories.get_or_insert_with(|| ["utility", "authentication", "service"].map(str::to_owned).into());
         self.silence_alarm_minutes.get_or_insert(0);
+        self.snapshot_minutes.get_or_insert(5);
         if self.inbound.is_empty() {
             self.inbound.push(RawInbound { topic: "inbound-messages".into(), format: auto(), mapping: BTreeMap::new() });
         }

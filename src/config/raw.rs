@@ -43,6 +43,8 @@ pub struct RawConfig {
     pub lexicon_dir: Option<PathBuf>,
     /// Raise the silence alarm after so many minutes without an inbound record. 0: never.
     pub silence_alarm_minutes: Option<u64>,
+    /// How often the view is written to `state_dir`, so that a restart reads only what came since. 0: never.
+    pub snapshot_minutes: Option<u64>,
     pub groups: RawGroups,
     pub topics: RawTopics,
     pub policy: RawPolicy,

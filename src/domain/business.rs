@@ -4,7 +4,7 @@
 //! same table, when it is read. A change of the table therefore reaches old opt-outs too.
 
 use super::phone::Phone;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// One business as the operator lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +89,11 @@ impl Businesses {
     /// The name under which a stored or given business counts today.
     pub fn resolve<'a>(&'a self, business: &'a str) -> &'a str {
         self.listed(business).unwrap_or(business)
+    }
+
+    /// Every alias and the name behind it, in order: two tables that tell the same resolve the same.
+    pub fn resolutions(&self) -> BTreeMap<&str, &str> {
+        self.aliases.iter().filter_map(|(alias, index)| Some((&**alias, &**self.names.get(*index)?))).collect()
     }
 
     /// Every name under which keys of this business may have been written, its own among them.

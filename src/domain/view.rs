@@ -16,10 +16,30 @@ pub struct ConsentView {
     older_acts: u64,
 }
 
+/// What a view has seen beside the acts that stand.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Every business that a key names, with the programmes seen in its keys.
+    pub businesses: Vec<(Box<str>, Vec<Box<str>>)>,
+    pub older_acts: u64,
+}
+
 impl ConsentView {
     /// An empty view of a topic of that many partitions, before its first record.
     pub fn new(print_key: PrintKey, partitions: u32) -> Self {
         Self { set: SuppressionSet::new(print_key), applied: vec![0; partitions as usize], businesses: HashMap::new(), older_acts: 0 }
+    }
+
+    /// A view put together from its parts, every position of `applied` reached before the first of them was taken.
+    pub fn assemble(set: SuppressionSet, applied: Vec<u64>, seen: Seen) -> Self {
+        let businesses = seen.businesses.into_iter().map(|(name, programs)| (name, programs.into_iter().collect()));
+        Self { set, applied, businesses: businesses.collect(), older_acts: seen.older_acts }
+    }
+
+    /// What was seen beside the set.
+    pub fn seen(&self) -> Seen {
+        let businesses = self.businesses.iter().map(|(name, programs)| (name.clone(), programs.iter().cloned().collect()));
+        Seen { businesses: businesses.collect(), older_acts: self.older_acts }
     }
 
     /// Lets an act count. `provider_message_id` may be empty.

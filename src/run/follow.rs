@@ -1,6 +1,7 @@
 //! The applying thread: restores the view from the opt-outs topic, then follows it for ever.
 
-use super::layout::Brokers;
+use super::layout::{Brokers, Layout};
+use super::snapshot::{Marks, Opened, Point, Points, Snapshots, mark, now_ms};
 use super::status::{Status, Unready};
 use super::stop::Stop;
 use super::view::SharedView;
@@ -8,11 +9,15 @@ use crate::config::Config;
 use crate::domain::consent::{ConsentState, Position};
 use crate::domain::suppression::{Applied, SHARDS};
 use crate::domain::time::Timestamp;
+use crate::domain::view::ConsentView;
 use crate::kafka::EdgeError;
 use crate::kafka::follower::{Followed, Follower, Turn};
 use crate::kafka::offsets::OffsetsClient;
+use crate::kafka::range::{RangeError, RangeReader, Span};
 use crate::metrics::{Metrics, Part};
+use crate::record::Record;
 use crate::stage::apply::{Change, Effect, Reader, Written};
+use crate::wire::snapshot::{Head, Reached};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -31,14 +36,36 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// Why the fence is closed while a key on opt-outs cannot be read.
 const POISONED: &str = "an unreadable key lies on opt-outs";
 
+/// After a restore of so many records a snapshot is written at once: the next restart shall not read them again.
+const WORTH_A_SNAPSHOT: u64 = 100_000;
+
 /// What the applying thread works with.
 pub struct Follow {
     pub config: Arc<Config>,
     pub brokers: Brokers,
+    pub layout: Arc<Layout>,
+    /// The snapshot that was found, and who writes new ones; absent where none is kept.
+    pub kept: Option<Kept>,
     pub view: Arc<SharedView>,
     pub status: Arc<Status>,
     pub metrics: Arc<Metrics>,
     pub stop: Stop,
+}
+
+/// Snapshots as the applying thread knows them.
+pub struct Kept {
+    pub snapshots: Arc<Snapshots>,
+    /// The one that was found at the start, until it was used.
+    pub opened: Option<Opened>,
+    pub points: Points,
+}
+
+/// Where reading the topic begins, and what is known of what lies before.
+struct From {
+    positions: Vec<u64>,
+    marks: Marks,
+    /// Records whose key cannot be read.
+    unreadable: BTreeSet<Position>,
 }
 
 /// Why a view cannot be used any more and is made anew.
@@ -59,7 +86,7 @@ struct Identity {
 
 impl Follow {
     /// Runs until the process stops.
-    pub fn run(self) -> Result<(), EdgeError> {
+    pub fn run(mut self) -> Result<(), EdgeError> {
         let offsets = OffsetsClient::new(&self.config.connection, &self.config.filter_group)?;
         let mut known: Option<Identity> = None;
         let mut why = "not restored yet";
@@ -82,9 +109,14 @@ impl Follow {
         Ok(())
     }
 
-    fn restore_and_follow(&self, offsets: &OffsetsClient, known: &mut Option<Identity>, why: &'static str) -> Result<Option<Again>, EdgeError> {
-        let topic = &*self.config.topics.opt_outs;
-        let Some(partitions) = self.retried(|| offsets.partitions(topic, QUERY_TIMEOUT).ok().flatten()) else { return Ok(None) };
+    fn restore_and_follow(
+        &mut self,
+        offsets: &OffsetsClient,
+        known: &mut Option<Identity>,
+        why: &'static str,
+    ) -> Result<Option<Again>, EdgeError> {
+        let topic = self.config.topics.opt_outs.clone();
+        let Some(partitions) = self.retried(|| offsets.partitions(&topic, QUERY_TIMEOUT).ok().flatten()) else { return Ok(None) };
         if let Some(known) = known.as_ref().filter(|known| known.partitions != partitions) {
             return Ok(Some(Again::Changed { was: known.partitions, is: partitions }));
         }
@@ -101,56 +133,60 @@ impl Follow {
         self.view.identify(id.as_deref().unwrap_or_default());
         *known = Some(Identity { partitions, id });
         let bounds = self.retried(|| {
-            let beginnings = offsets.beginnings(topic, partitions, QUERY_TIMEOUT).ok()?;
-            Some((beginnings, offsets.ends(topic, partitions, QUERY_TIMEOUT).ok()?))
+            let beginnings = offsets.beginnings(&topic, partitions, QUERY_TIMEOUT).ok()?;
+            Some((beginnings, offsets.ends(&topic, partitions, QUERY_TIMEOUT).ok()?))
         });
         let Some((beginnings, ends)) = bounds else { return Ok(None) };
-        let total: u64 = ends.as_slice().iter().zip(beginnings.as_slice()).map(|(end, beginning)| end.saturating_sub(*beginning)).sum();
-        let mut follower = Follower::new(&self.config.connection, &self.config.filter_group, topic, beginnings.as_slice())?;
-        self.view.publish(beginnings.as_slice());
-        self.view.apply(|view| view.expect_many(true));
+        let From { positions: from, mut marks, mut unreadable } = self.resume(beginnings.as_slice(), ends.as_slice(), why);
+        let read_of = |positions: &[u64]| -> u64 { positions.iter().zip(&from).map(|(at, from)| at.saturating_sub(*from)).sum() };
+        let total = read_of(ends.as_slice());
+        let mut follower = Follower::new(&self.config.connection, &self.config.filter_group, &topic, &from)?;
+        self.view.publish(&from);
+        // A shard that is filled by a snapshot would grow to twice its size for a few records.
+        let many = total > self.view.read().set().len() as u64 / 4;
+        self.view.apply(|view| view.expect_many(many));
         let mut reader = Reader::new(self.view.print_key(), &self.config.businesses);
         let mut restoring = true;
-        let mut poison = BTreeSet::new();
-        let mut looked = Instant::now();
-        let mut counted = Instant::now();
+        let mut snapshot = SnapshotDue::new(self.config.snapshot_minutes);
+        let (mut looked, mut counted) = (Instant::now(), Instant::now());
         while !self.stop.is_asked() {
-            let turn = follower.turn(WAIT, |records| self.apply(&mut reader, records, !restoring, &mut poison))?;
+            let turn = follower.turn(WAIT, |records| {
+                self.apply(&mut reader, records, !restoring, &mut unreadable);
+                marks.pass(records);
+            })?;
             match turn {
                 Turn::Read => {}
                 Turn::OutOfRange => return Ok(Some(Again::Restore("the log no longer holds the position that was to be read"))),
                 Turn::Broken => {
                     self.stop.sleep(RETRY_AFTER);
                     let reached = follower.positions().to_vec();
-                    follower = Follower::new(&self.config.connection, &self.config.filter_group, topic, &reached)?;
+                    follower = Follower::new(&self.config.connection, &self.config.filter_group, &topic, &reached)?;
                     continue;
                 }
             }
+            let poison: Vec<Position> = unreadable.difference(&self.config.acknowledged_poison).copied().collect();
             if !poison.is_empty() {
                 // Before anybody who waits for this position is let through.
                 self.view.close(Some(POISONED));
             }
             self.view.publish(follower.positions());
-            let read: u64 = follower.positions().iter().zip(beginnings.as_slice()).map(|(at, from)| at.saturating_sub(*from)).sum();
             if restoring && follower.positions().iter().zip(ends.as_slice()).all(|(at, end)| at >= end) {
                 restoring = false;
-                self.view.apply(|view| view.expect_many(false));
-                (0..SHARDS).for_each(|shard| self.view.apply(|view| view.tighten(shard)));
-                let seconds = began.elapsed().as_secs_f64();
-                self.metrics.restore_seconds.set(seconds);
-                self.metrics.restored.set(1);
-                self.count_entries();
-                tracing::info!(records = total, seconds, "view restored");
+                self.end_restore(many, total, began);
+                snapshot.restored(total);
             }
             if counted.elapsed() >= LOOK_EVERY {
                 counted = Instant::now();
                 self.count_entries();
             }
             match (restoring, poison.is_empty()) {
-                (true, _) => self.status.unready(PART, Unready::Restoring { read: read.min(total), of: total }),
+                (true, _) => self.status.unready(PART, Unready::Restoring { read: read_of(follower.positions()).min(total), of: total }),
                 (false, true) => {
                     self.view.close(None);
                     self.status.ready(PART);
+                    if snapshot.is_due(follower.positions()) {
+                        self.take_snapshot(&marks, follower.positions(), &unreadable);
+                    }
                 }
                 (false, false) => {
                     self.status.unready(PART, Unready::Poison { positions: poison.iter().map(ToString::to_string).collect() });
@@ -167,6 +203,102 @@ impl Follow {
             }
         }
         Ok(None)
+    }
+
+    fn end_restore(&self, many: bool, records: u64, began: Instant) {
+        if many {
+            self.view.apply(|view| view.expect_many(false));
+            (0..SHARDS).for_each(|shard| self.view.apply(|view| view.tighten(shard)));
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        self.metrics.restore_seconds.set(seconds);
+        self.metrics.restored.set(1);
+        self.count_entries();
+        tracing::info!(records, seconds, "view restored");
+    }
+
+    /// Where reading begins: where the snapshot ends, if there is one and it is of this topic as it stands.
+    fn resume(&mut self, beginnings: &[u64], ends: &[u64], why: &'static str) -> From {
+        let opened = self.kept.as_mut().and_then(|kept| Some((kept.snapshots.clone(), kept.opened.take()?)));
+        if let Some((snapshots, opened)) = opened {
+            match self.fit(opened, beginnings, ends) {
+                Ok((view, head)) => {
+                    let entries = view.set().len();
+                    tracing::info!(entries, "snapshot loaded");
+                    self.metrics.snapshot_entries.set(entries as i64);
+                    self.view.restart_with(view, why);
+                    return From {
+                        positions: head.partitions.iter().map(|reached| reached.position).collect(),
+                        marks: Marks::new(&head.partitions),
+                        unreadable: head.unreadable.into_iter().collect(),
+                    };
+                }
+                Err(why) => snapshots.leave_aside(&why),
+            }
+        }
+        let none = vec![Reached::default(); beginnings.len()];
+        From { positions: beginnings.to_vec(), marks: Marks::new(&none), unreadable: BTreeSet::new() }
+    }
+
+    /// The view in a snapshot, or why it is not one of this topic as it stands.
+    fn fit(&self, opened: Opened, beginnings: &[u64], ends: &[u64]) -> Result<(ConsentView, Head), String> {
+        if let Some(why) = opened.unfit(&self.view.topic_id(), self.layout.tombstones_ms(), now_ms()) {
+            return Err(why.to_owned());
+        }
+        let head = opened.head.clone();
+        let positions: Vec<u64> = head.partitions.iter().map(|reached| reached.position).collect();
+        let within = |(at, (beginning, end)): (&u64, (&u64, &u64))| (beginning..=end).contains(&at);
+        if positions.len() != beginnings.len() || !positions.iter().zip(beginnings.iter().zip(ends)).all(within) {
+            return Err("its positions lie outside of the topic".to_owned());
+        }
+        if !head.unreadable.iter().all(|at| self.config.acknowledged_poison.contains(at)) {
+            return Err("it was taken with records whose key cannot be read, and that are not acknowledged any more".to_owned());
+        }
+        self.recognise(&head.partitions)?;
+        let view = opened.view().map_err(|error| error.to_string())?;
+        Ok((view, head))
+    }
+
+    /// Whether the last records before the snapshot's positions are those that the topic holds there: a log that was cut and
+    /// written anew has others. Compaction may have taken some of them.
+    fn recognise(&self, partitions: &[Reached]) -> Result<(), String> {
+        let marked = (0..)
+            .zip(partitions)
+            .filter_map(|(partition, reached)| Some(Span { partition, from: reached.marks.first()?.offset, to: reached.position }));
+        let marked: Vec<Span> = marked.collect();
+        let mut found = vec![0_usize; partitions.len()];
+        let mut others = 0_usize;
+        let mut look = |record: &Record<'_>| {
+            let partition = record.partition as usize;
+            let known = partitions.get(partition).and_then(|reached| reached.marks.iter().find(|mark| mark.offset == record.offset));
+            match known {
+                Some(known) if *known == mark(record.offset, record.key, record.value) => found[partition] += 1,
+                Some(_) => others += 1,
+                None => {}
+            }
+        };
+        RangeReader::new(&self.config.connection, &self.config.filter_group, &self.config.topics.opt_outs, &marked)
+            .map_err(RangeError::from)
+            .and_then(|mut reader| reader.for_each(&mut look))
+            .map_err(|error| error.to_string())?;
+        if others > 0 || marked.iter().any(|span| found[span.partition as usize] == 0) {
+            return Err("the topic holds other records before its positions".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Asks for a snapshot of what is applied now. While one is being written there is no other.
+    fn take_snapshot(&self, marks: &Marks, positions: &[u64], unreadable: &BTreeSet<Position>) {
+        let Some(kept) = &self.kept else { return };
+        let point = Point {
+            epoch: self.view.applied().epoch(),
+            topic_id: self.view.topic_id(),
+            partitions: marks.reached(positions),
+            unreadable: unreadable.iter().copied().collect(),
+        };
+        if kept.points.try_send(point).is_err() {
+            tracing::debug!("the last snapshot is still being written");
+        }
     }
 
     /// Whether the topic is still the one that was restored.
@@ -189,7 +321,7 @@ impl Follow {
         }
     }
 
-    fn apply(&self, reader: &mut Reader<'_>, records: &[Followed<'_>], live: bool, poison: &mut BTreeSet<Position>) {
+    fn apply(&self, reader: &mut Reader<'_>, records: &[Followed<'_>], live: bool, unreadable: &mut BTreeSet<Position>) {
         let now = live.then(SystemTime::now);
         let changes = records.iter().map(|record| {
             let at = Position { partition: record.partition, offset: record.offset };
@@ -202,20 +334,20 @@ impl Follow {
                 reader.introduce(view);
                 view.prefetch_rows(slice.iter().filter_map(|(_, change)| change.person()));
                 for (at, change) in slice {
-                    self.count(*at, change.apply(view), now, poison);
+                    self.count(*at, change.apply(view), now, unreadable);
                     view.advance(at.partition, at.offset + 1);
                 }
             });
         }
     }
 
-    fn count(&self, at: Position, effect: Effect, now: Option<SystemTime>, poison: &mut BTreeSet<Position>) {
+    fn count(&self, at: Position, effect: Effect, now: Option<SystemTime>, unreadable: &mut BTreeSet<Position>) {
         match effect {
             Effect::UnreadableKey => {
                 self.metrics.consent_unreadable.get_or_create(&Part { part: "key" }).inc();
+                unreadable.insert(at);
                 if !self.config.acknowledged_poison.contains(&at) {
                     tracing::error!(position = %at, "unreadable key on opt-outs: the fence is closed");
-                    poison.insert(at);
                 }
             }
             Effect::Erased => {}
@@ -249,6 +381,40 @@ impl Follow {
             self.stop.sleep(RETRY_AFTER);
         }
         None
+    }
+}
+
+/// When the next snapshot is to be taken.
+struct SnapshotDue {
+    every: Option<Duration>,
+    at: Option<Instant>,
+    /// Positions of the last one.
+    taken: Vec<u64>,
+}
+
+impl SnapshotDue {
+    fn new(minutes: u64) -> Self {
+        let every = (minutes > 0).then(|| Duration::from_secs(minutes.saturating_mul(60)));
+        Self { every, at: None, taken: Vec::new() }
+    }
+
+    /// So many records were read since the last snapshot.
+    fn restored(&mut self, records: u64) {
+        let wait = if records >= WORTH_A_SNAPSHOT { Duration::ZERO } else { self.every.unwrap_or_default() };
+        self.at = self.every.and_then(|_| Instant::now().checked_add(wait));
+    }
+
+    /// Whether it is time for one, and something new to put into it.
+    fn is_due(&mut self, positions: &[u64]) -> bool {
+        let (Some(every), Some(at)) = (self.every, self.at) else { return false };
+        if Instant::now() < at {
+            return false;
+        }
+        self.at = Instant::now().checked_add(every);
+        let is_new = self.taken != positions;
+        self.taken.clear();
+        self.taken.extend_from_slice(positions);
+        is_new
     }
 }
 

@@ -12,9 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Partition counts and record limits of all topics in use.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     topics: BTreeMap<TopicName, TopicLayout>,
+    tombstones_ms: i64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,8 @@ struct TopicLayout {
 const DEFAULT_MAX_RECORD_BYTES: u64 = 1_048_588;
 /// What a record takes in its batch beside key, value and headers.
 const RECORD_OVERHEAD_BYTES: u64 = 128;
+/// Kafka's default of `delete.retention.ms`.
+const DEFAULT_TOMBSTONES_MS: i64 = 86_400_000;
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// The name of this part in `/readyz`.
@@ -81,6 +84,11 @@ impl Layout {
         Ok(None)
     }
 
+    /// For how long the opt-outs topic keeps tombstones, in milliseconds.
+    pub fn tombstones_ms(&self) -> i64 {
+        self.tombstones_ms
+    }
+
     /// Number of partitions of a topic that was looked at.
     pub fn partitions(&self, topic: &TopicName) -> u32 {
         self.topics.get(topic).map_or(1, |layout| layout.partitions)
@@ -125,7 +133,7 @@ fn needed(config: &Config, verb: Verb) -> Vec<&TopicName> {
 }
 
 async fn look(config: &Config, verb: Verb, brokers: Brokers, admin: &Admin, existing: &BTreeMap<String, u32>) -> Result<Layout, Refusal> {
-    let mut layout = Layout::default();
+    let mut layout = Layout { topics: BTreeMap::new(), tombstones_ms: DEFAULT_TOMBSTONES_MS };
     let mut problems = Vec::new();
     let topics = needed(config, verb);
     let names: Vec<&str> = topics.iter().map(|topic| &***topic).collect();
@@ -149,6 +157,11 @@ async fn look(config: &Config, verb: Verb, brokers: Brokers, admin: &Admin, exis
                  --entity-type topics --entity-name {topic} --add-config cleanup.policy=compact`",
                 config.connection.bootstrap
             ));
+        }
+        if *topic == config.topics.opt_outs
+            && let Some(kept) = settings.get("delete.retention.ms").and_then(|kept| kept.parse().ok())
+        {
+            layout.tombstones_ms = kept;
         }
         let max_record_bytes = settings.get("max.message.bytes").and_then(|bytes| bytes.parse().ok()).unwrap_or(DEFAULT_MAX_RECORD_BYTES);
         let partitions = existing.get(&**topic).copied().unwrap_or_default();
@@ -183,7 +196,7 @@ mod tests {
     fn what_a_topic_takes_counts_the_overhead_of_a_record() {
         let topic: TopicName = "t".into();
         let topics = [(topic.clone(), TopicLayout { partitions: 3, max_record_bytes: 1000 })].into();
-        let layout = Layout { topics };
+        let layout = Layout { topics, tombstones_ms: 0 };
         assert!(layout.fits(&topic, 872));
         assert!(!layout.fits(&topic, 873));
         assert_eq!(layout.partitions(&topic), 3);

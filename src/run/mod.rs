@@ -34,6 +34,7 @@ pub mod replay;
 pub mod report;
 pub mod scenario;
 pub mod service;
+pub mod snapshot;
 pub mod status;
 pub mod stop;
 pub mod topics;

@@ -4,11 +4,12 @@ use super::api::{Api, Words};
 use super::detect::{self, DetectStage};
 use super::fence::{Fence, FenceAside};
 use super::filter::FilterStage;
-use super::follow::{self, Follow};
+use super::follow::{self, Follow, Kept};
 use super::guidance::{self, FollowGuidance, GuidanceFence, SharedGuidance};
 use super::http;
 use super::layout::{Brokers, Layout, Refusal};
 use super::overdue;
+use super::snapshot::{Keeper, Opened, Snapshots};
 use super::status::{Status, Unready};
 use super::stop::Stop;
 use super::view::SharedView;
@@ -119,7 +120,10 @@ pub fn run(config: Config, verb: Verb, brokers: Brokers, metrics: Arc<Metrics>, 
     let lexicon = Arc::new(words::load(config.lexicon_dir.as_deref()).map_err(refused)?);
     let lexicons = words::of_businesses(&lexicon, &config.words).map_err(refused)?;
     let rules_version = config.rules_version(lexicon.version());
-    let view = Arc::new(SharedView::new(random_print_key(config.identity_key)));
+    let snapshots = (brokers == Brokers::Real && config.snapshot_minutes > 0).then(|| Arc::new(Snapshots::new(&config)));
+    let opened = snapshots.as_ref().and_then(|snapshots| snapshots.open());
+    let print_key = opened.as_ref().map_or_else(|| random_print_key(config.identity_key), Opened::print_key);
+    let view = Arc::new(SharedView::new(print_key));
     let parts = Parts {
         config: Arc::new(config),
         view,
@@ -146,7 +150,8 @@ pub fn run(config: Config, verb: Verb, brokers: Brokers, metrics: Arc<Metrics>, 
             .map_err(|error| Failure::Failed(format!("no thread: {error}")))?;
     }
     tracing::info!(instance = %parts.config.instance, rules = %parts.rules_version, "starting");
-    let result = start(&parts, verb, brokers, &ends, &mut threads).and_then(|()| watch(&parts, verb, &ends, &mut threads));
+    let result = start(&parts, verb, brokers, snapshots.map(|snapshots| (snapshots, opened)), &ends, &mut threads)
+        .and_then(|()| watch(&parts, verb, &ends, &mut threads));
     parts.stop.ask();
     parts.status.unready("process", Unready::Stopping);
     drain(&ends, threads.running);
@@ -154,12 +159,39 @@ pub fn run(config: Config, verb: Verb, brokers: Brokers, metrics: Arc<Metrics>, 
 }
 
 /// Starts the parts in the order in which they need each other: topics, view, workers.
-fn start(parts: &Parts, verb: Verb, brokers: Brokers, ends: &Ends, threads: &mut Threads) -> Result<(), Failure> {
+fn start(
+    parts: &Parts,
+    verb: Verb,
+    brokers: Brokers,
+    kept: Option<(Arc<Snapshots>, Option<Opened>)>,
+    ends: &Ends,
+    threads: &mut Threads,
+) -> Result<(), Failure> {
     let Some(layout) = Layout::wait(&parts.config, verb, brokers, &parts.status, &parts.stop)? else { return Ok(()) };
     let layout = Arc::new(layout);
+    let kept = match kept {
+        None => None,
+        Some((snapshots, opened)) => {
+            let (points, taken) = mpsc::sync_channel(1);
+            let keeper = Keeper {
+                snapshots: snapshots.clone(),
+                view: parts.view.clone(),
+                metrics: parts.metrics.clone(),
+                stop: parts.stop.clone(),
+                points: taken,
+            };
+            threads.start("snapshot".into(), move || {
+                keeper.run();
+                Ok(())
+            })?;
+            Some(Kept { snapshots, opened, points })
+        }
+    };
     let follow = Follow {
         config: parts.config.clone(),
         brokers,
+        layout: layout.clone(),
+        kept,
         view: parts.view.clone(),
         status: parts.status.clone(),
         metrics: parts.metrics.clone(),

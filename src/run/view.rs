@@ -73,13 +73,25 @@ impl SharedView {
         (gate.epoch == passed.epoch && gate.closed.is_none()).then_some(view)
     }
 
+    /// The view that is of this epoch; `None` where it was made anew since.
+    pub fn read_of(&self, epoch: u64) -> Option<RwLockReadGuard<'_, ConsentView>> {
+        let view = self.view.read();
+        let is_this = self.gate.lock().epoch == epoch;
+        is_this.then_some(view)
+    }
+
     /// Starts over with an empty view of a topic of that many partitions.
     pub fn restart(&self, partitions: u32, why: &'static str) {
-        let empty = ConsentView::new(self.print_key, partitions);
+        self.restart_with(ConsentView::new(self.print_key, partitions), why);
+    }
+
+    /// Starts over with this view, made under the same key.
+    pub fn restart_with(&self, new: ConsentView, why: &'static str) {
+        let applied = new.applied().to_vec();
         let mut view = self.view.write();
         let mut gate = self.gate.lock();
-        let before = std::mem::replace(&mut *view, empty);
-        gate.applied = vec![0; partitions as usize];
+        let before = std::mem::replace(&mut *view, new);
+        gate.applied = applied;
         gate.epoch += 1;
         gate.closed = Some(why);
         gate.went_back = false;
@@ -188,6 +200,11 @@ pub struct Applied {
 }
 
 impl Applied {
+    /// The view that they are positions of.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     /// Number of partitions.
     pub fn partitions(&self) -> u32 {
         self.positions.len() as u32

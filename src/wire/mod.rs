@@ -13,6 +13,7 @@ pub mod list;
 pub mod partition;
 pub mod rules;
 pub mod send;
+pub mod snapshot;
 pub mod when;
 
 /// The protobuf types of `proto/stopgate/v1`, generated when the crate is built.

@@ -49,6 +49,11 @@ impl Start {
         self
     }
 
+    /// What an option was given.
+    pub fn value(&self, name: &str) -> &str {
+        self.arguments.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
+    }
+
     /// A word on its own: a positional argument or a flag.
     pub fn word(mut self, word: &str) -> Start {
         self.words.push(word.to_owned());

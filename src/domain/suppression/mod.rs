@@ -16,6 +16,7 @@
 //!
 //! What is absent: bytes, topics, clocks, locks. Whoever shares a set guards it.
 
+pub mod image;
 mod print;
 mod shape;
 mod shard;

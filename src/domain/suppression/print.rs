@@ -44,6 +44,11 @@ impl PrintKey {
         Self { secret: (one, other), identities: None }
     }
 
+    /// The two numbers: for a snapshot, whose fingerprints they are.
+    pub const fn secret(&self) -> (u64, u64) {
+        self.secret
+    }
+
     /// The same for a log in which identities may be hashed under this key.
     pub const fn with_identities(self, identities: Option<IdentityKey>) -> Self {
         Self { identities, ..self }

@@ -60,6 +60,16 @@ impl Shape {
         Self { columns }
     }
 
+    /// Where the values of each column begin, and how many bits they take.
+    pub(super) fn columns(&self) -> [(i64, u8); CELLS] {
+        self.columns.map(|column| (column.base, column.width))
+    }
+
+    /// A shape of such columns.
+    pub(super) fn of_columns(columns: [(i64, u8); CELLS]) -> Self {
+        Self { columns: columns.map(|(base, width)| Column { base, width }) }
+    }
+
     /// Whether every value fits its column.
     pub(super) fn fits(&self, cells: &Cells) -> bool {
         self.columns.iter().zip(cells).all(|(column, cell)| column.fits(*cell))
@@ -100,7 +110,22 @@ const PADDING: usize = 8;
 impl Bits {
     /// So many zero bits.
     pub(super) fn zeroed(bits: usize) -> Self {
-        Self(vec![0; bits.div_ceil(8) + PADDING].into())
+        Self(vec![0; Self::bytes_for(bits)].into())
+    }
+
+    /// Bits that were taken out of such a row of bytes before.
+    pub(super) fn of(bytes: Vec<u8>) -> Self {
+        Self(bytes.into())
+    }
+
+    /// The bytes that they lie in.
+    pub(super) fn as_slice(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Bytes that so many bits take.
+    pub(super) fn bytes_for(bits: usize) -> usize {
+        bits.div_ceil(8) + PADDING
     }
 
     /// Bytes allocated.

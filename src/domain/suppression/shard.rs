@@ -14,6 +14,7 @@
 //! Invariants: no two rows have the same print and slot; a row of a print lies behind full buckets only; a wide row has
 //! its cells in `wide` and nowhere else.
 
+use super::image::{Misfit, NoteRow, ShardImage, WholeRow};
 use super::shape::{Bits, Cells, MAX_WIDTH, Shape};
 use hashbrown::HashTable;
 
@@ -515,6 +516,65 @@ impl Shard {
         self.far.shrink_to_fit(|far| spread(far.print));
         self.wide.shrink_to_fit(|wide| spread(wide.print));
         self.notes.shrink_to_fit(|note| spread(note.print));
+    }
+
+    /// Number of rows.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The shard, taken apart.
+    pub(super) fn image(&self) -> ShardImage {
+        let whole = |rows: &HashTable<Whole>| rows.iter().map(|row| WholeRow { print: row.print, cells: row.cells }).collect();
+        ShardImage {
+            tags: self.buckets.iter().flat_map(|bucket| bucket.0).collect(),
+            rows: self.rows.as_slice().to_vec(),
+            columns: self.shape.columns(),
+            wide: whole(&self.wide),
+            far: whole(&self.far),
+            notes: self.notes.iter().map(|note| NoteRow { print: note.print, slot: note.slot, note: note.note }).collect(),
+            wide_at_fit: self.wide_at_fit,
+        }
+    }
+
+    /// The shard of an image, if its parts fit one another.
+    pub(super) fn of_image(image: ShardImage) -> Result<Self, Misfit> {
+        let (buckets, []) = image.tags.as_chunks::<LANES>() else { return Err(Misfit("part of a bucket")) };
+        if image.columns.iter().any(|(_, width)| *width > MAX_WIDTH) {
+            return Err(Misfit("a column that is too wide"));
+        }
+        let reach = REACH.min(buckets.len()) as u16;
+        for tag in image.tags.iter().filter(|tag| **tag != 0) {
+            match tag >> TAG_BITS {
+                0 => return Err(Misfit("a tag without a distance")),
+                distance if distance > reach => return Err(Misfit("a tag from outside of its shard")),
+                _ => {}
+            }
+        }
+        if image.wide.iter().chain(&image.far).any(|row| row.print >> PRINT_BITS != 0) {
+            return Err(Misfit("a print of another shard"));
+        }
+        let mut shard = Self {
+            buckets: buckets.iter().map(|tags| Bucket(*tags)).collect(),
+            rows: Bits::of(image.rows),
+            shape: Shape::of_columns(image.columns),
+            wide_at_fit: image.wide_at_fit,
+            ..Self::default()
+        };
+        shard.measure();
+        // A shard without rows has allocated nothing.
+        let rows = if buckets.is_empty() { 0 } else { Bits::bytes_for(image.tags.len() * shard.row_bits) };
+        if shard.rows.allocated_bytes() != rows {
+            return Err(Misfit("the bytes of the rows"));
+        }
+        if shard.tagged().filter(|(lane, _)| shard.is_wide(*lane)).count() != image.wide.len() {
+            return Err(Misfit("wide rows that no lane tells of"));
+        }
+        shard.len = shard.tagged().count() + image.far.len();
+        image.wide.iter().for_each(|row| insert(&mut shard.wide, Whole { print: row.print, cells: row.cells }));
+        image.far.iter().for_each(|row| insert(&mut shard.far, Whole { print: row.print, cells: row.cells }));
+        image.notes.iter().for_each(|note| shard.set_note(note.print, note.slot, Some(note.note)));
+        Ok(shard)
     }
 
     /// The note of a print and slot.
