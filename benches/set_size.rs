@@ -76,7 +76,7 @@ fn measure(entries: u64, added: u64, with_source: bool) {
     };
     let started = Instant::now();
     let began = cpu_time(started);
-    shared.apply(|view| view.expect_many(true));
+    shared.apply(|view| view.expect_many(Some(entries as usize)));
     for slice in 0..entries / SLICE {
         apply(slice * SLICE..(slice + 1) * SLICE);
     }
@@ -89,7 +89,7 @@ fn measure(entries: u64, added: u64, with_source: bool) {
         began.elapsed()
     });
     let longest = longest.max().unwrap_or_default();
-    shared.apply(|view| view.expect_many(false));
+    shared.apply(|view| view.expect_many(None));
     println!("  filled at {:.2} M/s, CPU time of one thread, prints and acts made too", entries as f64 / filled.as_secs_f64() / 1e6);
     println!("  {:.2} bytes an entry, {loose:.2} before the shards were tightened (one takes {longest:?} at most)", allocated());
     println!("  {:.2} bytes of resident memory an entry", (resident_bytes() - before) / entries as f64);

@@ -75,9 +75,9 @@ impl ConsentView {
         }
     }
 
-    /// Whether very many acts follow at once; afterwards every shard is to be tightened.
-    pub fn expect_many(&mut self, many: bool) {
-        self.set.expect_many(many);
+    /// Whether very many acts follow at once, and how many, where that is known; afterwards every shard is to be tightened.
+    pub fn expect_many(&mut self, more: Option<usize>) {
+        self.set.expect_many(more);
     }
 
     /// Gives back what one shard of the set has unused.

@@ -16,10 +16,11 @@ use crate::kafka::offsets::OffsetsClient;
 use crate::kafka::range::{RangeError, RangeReader, Span};
 use crate::metrics::{Metrics, Part};
 use crate::record::Record;
-use crate::stage::apply::{Change, Effect, Reader, Written};
+use crate::stage::apply::{Change, Effect, Reader, Unmet, Written};
 use crate::wire::snapshot::{Head, Reached};
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The name of this part in `/readyz`.
@@ -28,6 +29,8 @@ pub const PART: &str = "view";
 const WAIT: Duration = Duration::from_millis(5);
 /// Records applied in one go while others look up: they wait for a tenth of a millisecond, and for the growth of a shard.
 const SLICE: usize = 128;
+/// The same while a view is restored and nobody looks up: as many as the processor keeps at hand.
+const RESTORE_SLICE: usize = 512;
 /// How often the topic's identity is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,6 +38,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// Why the fence is closed while a key on opt-outs cannot be read.
 const POISONED: &str = "an unreadable key lies on opt-outs";
+const WENT_BACK: &str = "the opt-outs topic ends before what was read of it";
 
 /// After a restore of so many records a snapshot is written at once: the next restart shall not read them again.
 const WORTH_A_SNAPSHOT: u64 = 100_000;
@@ -67,6 +71,17 @@ struct From {
     /// Records whose key cannot be read.
     unreadable: BTreeSet<Position>,
 }
+
+/// Records that were read and are to be applied.
+struct Portion {
+    changes: Vec<(Position, Change)>,
+    unmet: Unmet,
+    /// Everything before these is in the view once they are.
+    positions: Vec<u64>,
+}
+
+/// So many portions wait at most while a view is restored: memory is bounded, and neither thread waits for each turn.
+const PORTIONS: usize = 4;
 
 /// Why a view cannot be used any more and is made anew.
 enum Again {
@@ -138,65 +153,48 @@ impl Follow {
         });
         let Some((beginnings, ends)) = bounds else { return Ok(None) };
         let From { positions: from, mut marks, mut unreadable } = self.resume(beginnings.as_slice(), ends.as_slice(), why);
-        let read_of = |positions: &[u64]| -> u64 { positions.iter().zip(&from).map(|(at, from)| at.saturating_sub(*from)).sum() };
-        let total = read_of(ends.as_slice());
+        let total: u64 = ends.as_slice().iter().zip(&from).map(|(end, from)| end.saturating_sub(*from)).sum();
         let mut follower = Follower::new(&self.config.connection, &self.config.filter_group, &topic, &from)?;
+        let mut reader = Reader::new(self.view.print_key(), &self.config.businesses);
         self.view.publish(&from);
         // A shard that is filled by a snapshot would grow to twice its size for a few records.
         let many = total > self.view.read().set().len() as u64 / 4;
-        self.view.apply(|view| view.expect_many(many));
-        let mut reader = Reader::new(self.view.print_key(), &self.config.businesses);
-        let mut restoring = true;
-        let mut snapshot = SnapshotDue::new(self.config.snapshot_minutes);
-        let (mut looked, mut counted) = (Instant::now(), Instant::now());
+        self.view.apply(|view| view.expect_many(many.then_some(total as usize)));
+        if let Some(again) = self.restore(&mut follower, &mut reader, &mut marks, &mut unreadable, ends.as_slice())? {
+            return Ok(Some(again));
+        }
+        if self.stop.is_asked() {
+            return Ok(None);
+        }
+        self.end_restore(many, total, began);
+        let mut snapshot = SnapshotDue::new(self.config.snapshot_minutes, total);
+        let mut looked = Instant::now();
         while !self.stop.is_asked() {
-            let turn = follower.turn(WAIT, |records| {
-                self.apply(&mut reader, records, !restoring, &mut unreadable);
+            let turn = self.turn(&mut follower, |records| {
                 marks.pass(records);
+                self.apply(read(&mut reader, records), reader.unmet(), SLICE, Some(SystemTime::now()), &mut unreadable);
             })?;
-            match turn {
-                Turn::Read => {}
-                Turn::OutOfRange => return Ok(Some(Again::Restore("the log no longer holds the position that was to be read"))),
-                Turn::Broken => {
-                    self.stop.sleep(RETRY_AFTER);
-                    let reached = follower.positions().to_vec();
-                    follower = Follower::new(&self.config.connection, &self.config.filter_group, &topic, &reached)?;
-                    continue;
-                }
+            if turn.is_some() {
+                return Ok(turn);
             }
             let poison: Vec<Position> = unreadable.difference(&self.config.acknowledged_poison).copied().collect();
-            if !poison.is_empty() {
-                // Before anybody who waits for this position is let through.
-                self.view.close(Some(POISONED));
-            }
+            // Before anybody who waits for this position is let through.
+            self.view.close((!poison.is_empty()).then_some(POISONED));
             self.view.publish(follower.positions());
-            if restoring && follower.positions().iter().zip(ends.as_slice()).all(|(at, end)| at >= end) {
-                restoring = false;
-                self.end_restore(many, total, began);
-                snapshot.restored(total);
-            }
-            if counted.elapsed() >= LOOK_EVERY {
-                counted = Instant::now();
-                self.count_entries();
-            }
-            match (restoring, poison.is_empty()) {
-                (true, _) => self.status.unready(PART, Unready::Restoring { read: read_of(follower.positions()).min(total), of: total }),
-                (false, true) => {
-                    self.view.close(None);
-                    self.status.ready(PART);
-                    if snapshot.is_due(follower.positions()) {
-                        self.take_snapshot(&marks, follower.positions(), &unreadable);
-                    }
+            if poison.is_empty() {
+                self.status.ready(PART);
+                if snapshot.is_due(follower.positions()) {
+                    self.take_snapshot(&marks, follower.positions(), &unreadable);
                 }
-                (false, false) => {
-                    self.status.unready(PART, Unready::Poison { positions: poison.iter().map(ToString::to_string).collect() });
-                }
+            } else {
+                self.status.unready(PART, Unready::Poison { positions: poison.iter().map(ToString::to_string).collect() });
             }
             if self.view.went_back() {
-                return Ok(Some(Again::Restore("the opt-outs topic ends before what was read of it")));
+                return Ok(Some(Again::Restore(WENT_BACK)));
             }
-            if !restoring && looked.elapsed() >= LOOK_EVERY {
+            if looked.elapsed() >= LOOK_EVERY {
                 looked = Instant::now();
+                self.count_entries();
                 if let Some(again) = self.look(offsets, known.as_ref()) {
                     return Ok(Some(again));
                 }
@@ -205,9 +203,63 @@ impl Follow {
         Ok(None)
     }
 
+    /// Reads up to `ends` while a second thread applies what was read: each takes about half of the time.
+    fn restore(
+        &self,
+        follower: &mut Follower,
+        reader: &mut Reader<'_>,
+        marks: &mut Marks,
+        unreadable: &mut BTreeSet<Position>,
+        ends: &[u64],
+    ) -> Result<Option<Again>, EdgeError> {
+        let left = |positions: &[u64]| -> u64 { ends.iter().zip(positions).map(|(end, at)| end.saturating_sub(*at)).sum() };
+        let total = left(follower.positions());
+        thread::scope(|scope| {
+            let (portions, read_before) = mpsc::sync_channel::<Portion>(PORTIONS);
+            let applying = scope.spawn(move || {
+                for Portion { changes, unmet, positions } in read_before {
+                    self.apply(changes, unmet, RESTORE_SLICE, None, unreadable);
+                    self.view.publish(&positions);
+                }
+            });
+            while left(follower.positions()) > 0 && !self.stop.is_asked() {
+                let mut changes = Vec::new();
+                let turn = self.turn(follower, |records| {
+                    marks.pass(records);
+                    changes = read(reader, records);
+                })?;
+                if turn.is_some() || self.view.went_back() {
+                    return Ok(turn.or(Some(Again::Restore(WENT_BACK))));
+                }
+                let portion = Portion { changes, unmet: reader.unmet(), positions: follower.positions().to_vec() };
+                if portions.send(portion).is_err() {
+                    break; // it panicked, and the scope will
+                }
+                self.status.unready(PART, Unready::Restoring { read: total - left(follower.positions()), of: total });
+            }
+            drop(portions);
+            drop(applying);
+            Ok(None)
+        })
+    }
+
+    /// One turn of the follower; what makes everything start again, if anything does.
+    fn turn(&self, follower: &mut Follower, each: impl FnMut(&[Followed<'_>])) -> Result<Option<Again>, EdgeError> {
+        match follower.turn(WAIT, each)? {
+            Turn::Read => Ok(None),
+            Turn::OutOfRange => Ok(Some(Again::Restore("the log no longer holds the position that was to be read"))),
+            Turn::Broken => {
+                self.stop.sleep(RETRY_AFTER);
+                let reached = follower.positions().to_vec();
+                *follower = Follower::new(&self.config.connection, &self.config.filter_group, &self.config.topics.opt_outs, &reached)?;
+                Ok(None)
+            }
+        }
+    }
+
     fn end_restore(&self, many: bool, records: u64, began: Instant) {
         if many {
-            self.view.apply(|view| view.expect_many(false));
+            self.view.apply(|view| view.expect_many(None));
             (0..SHARDS).for_each(|shard| self.view.apply(|view| view.tighten(shard)));
         }
         let seconds = began.elapsed().as_secs_f64();
@@ -321,17 +373,18 @@ impl Follow {
         }
     }
 
-    fn apply(&self, reader: &mut Reader<'_>, records: &[Followed<'_>], live: bool, unreadable: &mut BTreeSet<Position>) {
-        let now = live.then(SystemTime::now);
-        let changes = records.iter().map(|record| {
-            let at = Position { partition: record.partition, offset: record.offset };
-            (at, reader.read(&Written { at, timestamp_ms: record.timestamp_ms, key: record.key, value: record.value }))
-        });
-        let changes: Vec<(Position, Change)> = changes.collect();
-        // Nobody looks up while a view is restored.
-        for slice in changes.chunks(if live { SLICE } else { changes.len().max(1) }) {
+    /// Applies changes, so many at a time while others look up. `now`: where the time that they took is to be told.
+    fn apply(
+        &self,
+        changes: Vec<(Position, Change)>,
+        mut unmet: Unmet,
+        slice: usize,
+        now: Option<SystemTime>,
+        unreadable: &mut BTreeSet<Position>,
+    ) {
+        for slice in changes.chunks(slice) {
             self.view.apply(|view| {
-                reader.introduce(view);
+                unmet.meet(view);
                 view.prefetch_rows(slice.iter().filter_map(|(_, change)| change.person()));
                 for (at, change) in slice {
                     self.count(*at, change.apply(view), now, unreadable);
@@ -384,6 +437,15 @@ impl Follow {
     }
 }
 
+/// What records say, before anything is applied.
+fn read(reader: &mut Reader<'_>, records: &[Followed<'_>]) -> Vec<(Position, Change)> {
+    let read = |record: &Followed<'_>| {
+        let at = Position { partition: record.partition, offset: record.offset };
+        (at, reader.read(&Written { at, timestamp_ms: record.timestamp_ms, key: record.key, value: record.value }))
+    };
+    records.iter().map(read).collect()
+}
+
 /// When the next snapshot is to be taken.
 struct SnapshotDue {
     every: Option<Duration>,
@@ -393,15 +455,11 @@ struct SnapshotDue {
 }
 
 impl SnapshotDue {
-    fn new(minutes: u64) -> Self {
+    /// After a restore of so many records.
+    fn new(minutes: u64, records: u64) -> Self {
         let every = (minutes > 0).then(|| Duration::from_secs(minutes.saturating_mul(60)));
-        Self { every, at: None, taken: Vec::new() }
-    }
-
-    /// So many records were read since the last snapshot.
-    fn restored(&mut self, records: u64) {
-        let wait = if records >= WORTH_A_SNAPSHOT { Duration::ZERO } else { self.every.unwrap_or_default() };
-        self.at = self.every.and_then(|_| Instant::now().checked_add(wait));
+        let wait = every.map(|every| if records >= WORTH_A_SNAPSHOT { Duration::ZERO } else { every });
+        Self { every, at: wait.and_then(|wait| Instant::now().checked_add(wait)), taken: Vec::new() }
     }
 
     /// Whether it is time for one, and something new to put into it.

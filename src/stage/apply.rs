@@ -55,8 +55,18 @@ pub struct Reader<'a> {
     prints: PrintKey,
     businesses: &'a Businesses,
     kept: Vec<Kept>,
-    /// Businesses and subjects that were read and that no view has met.
-    unmet: Vec<(Box<str>, Subject)>,
+    unmet: Unmet,
+}
+
+/// Businesses and subjects that were read and that no view has met.
+#[derive(Default)]
+pub struct Unmet(Vec<(Box<str>, Subject)>);
+
+impl Unmet {
+    /// Makes them known.
+    pub fn meet(&mut self, view: &mut ConsentView) {
+        self.0.drain(..).for_each(|(business, subject)| view.meet(&business, &subject));
+    }
 }
 
 /// What keys have in common, as written and as understood.
@@ -72,7 +82,7 @@ const MOST_KEPT: usize = 16;
 impl<'a> Reader<'a> {
     /// A reader for a view of this key.
     pub fn new(prints: PrintKey, businesses: &'a Businesses) -> Self {
-        Self { prints, businesses, kept: Vec::new(), unmet: Vec::new() }
+        Self { prints, businesses, kept: Vec::new(), unmet: Unmet::default() }
     }
 
     /// Reads a record.
@@ -121,13 +131,13 @@ impl<'a> Reader<'a> {
             let slot = self.prints.slot(&key.channel, &key.subject);
             self.kept.push(Kept { written: [business, channel, subject].map(Into::into), business: key.business.clone(), slot });
         }
-        self.unmet.push((key.business, key.subject));
+        self.unmet.0.push((key.business, key.subject));
         Some((person, slot))
     }
 
-    /// Makes the businesses known of all that was read since.
-    pub fn introduce(&mut self, view: &mut ConsentView) {
-        self.unmet.drain(..).for_each(|(business, subject)| view.meet(&business, &subject));
+    /// The businesses of all that was read since: a view must meet them before it applies any of that.
+    pub fn unmet(&mut self) -> Unmet {
+        std::mem::take(&mut self.unmet)
     }
 }
 
@@ -160,7 +170,7 @@ impl Change {
 pub fn apply(view: &mut ConsentView, record: &Written<'_>, businesses: &Businesses) -> Effect {
     let mut reader = Reader::new(view.print_key(), businesses);
     let change = reader.read(record);
-    reader.introduce(view);
+    reader.unmet().meet(view);
     change.apply(view)
 }
 

@@ -27,7 +27,7 @@ use super::consent::{Act, ConsentState, Position, Source};
 use super::key::ConsentKey;
 use super::time::Timestamp;
 use hashbrown::HashMap;
-use shard::{Growth, PRINT_BITS, Shard};
+use shard::{Growth, MOST_LANES, PRINT_BITS, Shard};
 use std::hash::Hash;
 
 /// What applying an act did.
@@ -233,10 +233,12 @@ impl SuppressionSet {
         self.shards[shard].note(print, self.slots.number(slot)?)
     }
 
-    /// Whether very many acts follow at once, and nobody looks up meanwhile. Afterwards [`SuppressionSet::tighten`]
-    /// every shard.
-    pub fn expect_many(&mut self, many: bool) {
-        self.growth = if many { Growth::Bulk } else { Growth::Tight };
+    /// Whether very many acts follow at once, and nobody looks up meanwhile; with their number, where it is known, at most.
+    /// Afterwards [`SuppressionSet::tighten`] every shard.
+    pub fn expect_many(&mut self, more: Option<usize>) {
+        // Shards are filled alike, but not the same: a tenth more than the mean.
+        let buckets = |more: usize| (self.len + more) / SHARDS * 11 / (10 * MOST_LANES) + 1;
+        self.growth = more.map_or(Growth::Tight, |more| Growth::Bulk(buckets(more)));
     }
 
     /// Gives back what one shard has unused.

@@ -27,11 +27,11 @@ pub(super) struct Shape {
 impl Column {
     /// A column for values like these, with some room for greater ones, as offsets and times grow.
     fn fit(values: &mut [i64]) -> Self {
-        values.sort_unstable();
+        let last = values.len().saturating_sub(1);
         let outliers = values.len() / 64;
-        let between = |skipped: usize| {
-            let (low, high) = (values.get(skipped), values.get(values.len().wrapping_sub(1 + skipped)));
-            let (low, high) = (low.copied().unwrap_or_default(), high.copied().unwrap_or_default());
+        let mut between = |skipped: usize| {
+            let mut at = |place: usize| if values.is_empty() { 0 } else { *values.select_nth_unstable(place).1 };
+            let (low, high) = (at(skipped), at(last - skipped));
             let range = high.wrapping_sub(low) as u64;
             let base = low.saturating_sub_unsigned(range / 8);
             let top = high.saturating_add_unsigned(range / 4);

@@ -29,7 +29,9 @@ const TAG_BITS: u32 = 13;
 const REACH: usize = 7;
 /// Lanes of a bucket that are taken on average when a shard grows. At 30 of 32 most buckets are full, and a look-up reads
 /// on and on: it took twice the time to save half a byte.
-const MOST_LANES: usize = 29;
+pub(super) const MOST_LANES: usize = 29;
+/// How many times its size a shard becomes at once, where it is known that it will be filled.
+const AT_ONCE: usize = 8;
 /// Rows sampled to fit a shape.
 const SAMPLE: usize = 256;
 
@@ -82,8 +84,8 @@ fn fetch_line<T>(of: &T) {
 pub(super) enum Growth {
     /// By a sixteenth: little is unused.
     Tight,
-    /// To twice its size, while very many rows are added: each is moved seldom.
-    Bulk,
+    /// To twice its size, or fast towards this many buckets, while very many rows are added: each is moved seldom.
+    Bulk(usize),
 }
 
 /// A row that lies whole in a table of its own.
@@ -329,9 +331,10 @@ impl Shard {
         let buckets = self.buckets.len();
         let more = match growth {
             Growth::Tight => buckets / 16 + 1,
-            Growth::Bulk => buckets,
+            Growth::Bulk(expected) => (buckets * AT_ONCE).min(expected).saturating_sub(buckets).max(buckets),
         };
-        self.rebuild(buckets + more, !self.wide.is_empty());
+        // A few wide rows are not worth a look at all others: the fit is due when they are many.
+        self.rebuild(buckets + more, self.wide.len() > self.len / 64);
     }
 
     /// Tags an empty lane near the bucket of a print; `None` where all are full.

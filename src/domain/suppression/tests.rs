@@ -98,7 +98,7 @@ enum Step {
     Erase(PersonPrint, SlotPrint),
     Note(PersonPrint, SlotPrint, u64),
     Tighten(usize),
-    Bulk(bool),
+    Bulk(Option<usize>),
 }
 
 /// Few shards and crowded buckets: prints that differ in their lowest bits, or lie next to one another.
@@ -132,7 +132,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         6 => (any_person(), slot()).prop_map(|(person, slot)| Step::Erase(person, slot)),
         2 => (any_person(), slot(), any::<u64>()).prop_map(|(person, slot, note)| Step::Note(person, slot, note)),
         1 => (0..2_usize).prop_map(Step::Tighten),
-        1 => any::<bool>().prop_map(Step::Bulk),
+        1 => prop::option::of(prop_oneof![Just(0), 0..2_000_000_usize]).prop_map(Step::Bulk),
     ]
 }
 

@@ -75,7 +75,7 @@ pub fn import(
     let extent = source.extent()?;
     let ends = extent.ends.clone();
     let mut folded = source.fold(extent, &ends)?;
-    folded.view.expect_many(true);
+    folded.view.expect_many(Some(0));
     let mut writer = Writer::new(config, folded.extent.partitions())?;
     let mut imported = Imported::default();
     let bar = progress::bar("importing", None);

@@ -72,17 +72,17 @@ impl<'c> Source<'c> {
                 Effect::UnreadableKey => unreadable.push(written.at),
                 Effect::Erased | Effect::Applied { .. } => {}
             }
-            reader.introduce(view);
+            reader.unmet().meet(view);
         })?;
         let (_, mut view, unreadable) = fold.into_inner();
-        view.expect_many(false);
+        view.expect_many(None);
         Ok(Folded { view, extent, unreadable })
     }
 }
 
 fn empty(prints: PrintKey, partitions: u32) -> ConsentView {
     let mut view = ConsentView::new(prints, partitions);
-    view.expect_many(true);
+    view.expect_many(Some(0));
     view
 }
 
