@@ -56,6 +56,8 @@ mod integration {
     mod kafka_security;
     /// The snapshot: restarts, kills, files that do not fit, a full disk.
     mod kafka_snapshot;
+    /// Under load for long, and with more to read than fits into memory.
+    mod kafka_soak;
     /// Missing and wrong topics; refusals.
     mod kafka_start;
     /// Kills at random, and members that wake up too late.

@@ -353,8 +353,8 @@ mod tests {
     #[test]
     fn a_file_begins_with_its_version_and_a_frame_with_length_and_checksum() {
         let bytes = written(&view(1));
-        assert!(bytes.starts_with(b"stopgate snapshot 1\n\x61\x00\x00\x00"), "{:?}", &bytes[..24]);
-        let frame = &bytes[28..28 + 0x61];
+        assert!(bytes.starts_with(b"stopgate snapshot 1\n\x60\x00\x00\x00"), "{:?}", &bytes[..24]);
+        let frame = &bytes[28..28 + 0x60];
         assert_eq!(bytes[24..28], crc32fast::hash(frame).to_le_bytes());
         assert_eq!(frame[..10], [0x09, 8, 0, 0, 0, 0, 0, 0, 0, 0x11]);
         assert!(matches!(read(b"stopgate snapshot 2\n"), Err(Unusable::Version)));

@@ -15,7 +15,7 @@ use crate::support::world::{Layout, World};
 const IMPATIENT: &str = "[kafka]\n\"session.timeout.ms\" = \"3000\"\n\"heartbeat.interval.ms\" = \"500\"\n\"socket.timeout.ms\" = \"10000\"\n";
 
 /// A broker whose second listener is told to clients as the proxy's address.
-fn behind_a_proxy() -> Option<(Broker, Proxy)> {
+pub fn behind_a_proxy() -> Option<(Broker, Proxy)> {
     let (listener, port) = Proxy::listen();
     let properties = [
         ("listeners", "PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{second},CONTROLLER://127.0.0.1:{controller}".to_owned()),

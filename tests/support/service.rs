@@ -207,6 +207,29 @@ impl Service {
     }
 
     /// Sends a signal by name.
+    /// Memory that it has resident now and had at most, in bytes.
+    pub fn resident_bytes(&self) -> (u64, u64) {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let bytes = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or_default() * 1024
+        };
+        (bytes("VmRSS:"), bytes("VmHWM:"))
+    }
+
+    /// Its process: the one whose command names the directory and that is no shell.
+    fn pid(&self) -> u32 {
+        let ours = self.directory.path().join("state").display().to_string();
+        let processes = fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
+        let is_ours = |pid: &u32| {
+            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let mut words = command.split(|byte| *byte == 0);
+            words.next() == Some(program().as_bytes()) && words.any(|word| word == ours.as_bytes())
+        };
+        let pids = processes.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok());
+        pids.into_iter().find(is_ours).unwrap_or_else(|| panic!("no process of {}", self.name))
+    }
+
     pub fn signal(&mut self, name: &str) {
         self.process.signal(name);
     }
