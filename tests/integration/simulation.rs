@@ -66,7 +66,8 @@ fn an_end_that_was_asked_for_before_the_batch_is_caught() {
 
 #[test]
 fn a_position_published_before_its_records_are_in_the_set_is_caught() {
-    is_caught(Mutation::PublishedBeforeInsert, &["I1", "I5", "I6", "P2"]);
+    // P3 where what was not inserted yet was poison.
+    is_caught(Mutation::PublishedBeforeInsert, &["I1", "I5", "I6", "P2", "P3"]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Carries out the steps of the production state machine, as `run::worker` does, on the simulation's clients.
 
+use super::Fault;
 use super::client::{Member, Producer, Received};
 use super::context::Context;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +28,7 @@ pub struct Batch<'a> {
     pub fenced: bool,
 }
 
+const DAY_MS: u64 = 86_400_000;
 /// Most records received at once.
 const BATCH: usize = 6;
 
@@ -42,6 +44,8 @@ pub struct Driver<S> {
     ahead: Vec<Received>,
     held: bool,
     begun: bool,
+    /// How far its wall clock is from the world's.
+    skew_ms: i64,
     id: String,
 }
 
@@ -52,8 +56,20 @@ impl<S: Stage> Driver<S> {
         let producer = new_producer(&context, &id);
         let member = Member::join(context.clone(), group, name);
         let machine = Worker::new(pace);
-        let mut driver =
-            Self { context, stage, pace, member, producer, machine, pending: Vec::new(), ahead: Vec::new(), held: false, begun: false, id };
+        let mut driver = Self {
+            context,
+            stage,
+            pace,
+            member,
+            producer,
+            machine,
+            pending: Vec::new(),
+            ahead: Vec::new(),
+            held: false,
+            begun: false,
+            skew_ms: 0,
+            id,
+        };
         if let Err(error) = driver.turn_until_fenced() {
             driver.context.tell(format!("ends: {error}"), None);
         }
@@ -101,8 +117,17 @@ impl<S: Stage> Driver<S> {
         self.context.peek(|world| world.step)
     }
 
-    fn timestamp(&self) -> Timestamp {
-        self.context.peek(|world| Timestamp::from_millis(world.now_ms())).expect("in range")
+    /// The wall clock. Clocks are set: by hand, by a machine that wakes up, by a time server that was wrong.
+    fn timestamp(&mut self) -> Timestamp {
+        let (jumped, now_ms) = self.context.peek(|world| {
+            let to = world.random.below(2 * DAY_MS) as i64 - DAY_MS as i64;
+            (world.strikes(Fault::ClockJumps, 4).then_some(to), world.now_ms())
+        });
+        if let Some(skew_ms) = jumped {
+            self.context.tell(format!("its clock jumps to {skew_ms} ms beside the world's"), None);
+            self.skew_ms = skew_ms;
+        }
+        Timestamp::from_millis(now_ms + self.skew_ms).expect("in range")
     }
 
     fn receive(&mut self) -> Result<(), EdgeError> {

@@ -68,10 +68,12 @@ pub enum Fault {
     TopicMadeAnew,
     PartitionsAdded,
     Poison,
+    /// A process's clock jumps by up to a day, forwards or back.
+    ClockJumps,
 }
 
 impl Fault {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Crashes,
         Self::Zombies,
         Self::Replacements,
@@ -87,6 +89,7 @@ impl Fault {
         Self::TopicMadeAnew,
         Self::PartitionsAdded,
         Self::Poison,
+        Self::ClockJumps,
     ];
 }
 
