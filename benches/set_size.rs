@@ -12,6 +12,10 @@ use stopgate::domain::suppression::{PersonPrint, PrintKey, SHARDS};
 use stopgate::domain::time::Timestamp;
 use stopgate::run::view::SharedView;
 
+/// As the program has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const PRINTS: PrintKey = PrintKey::new(5, 6);
 const PARTITIONS: u32 = 4;
 /// Entries applied, and persons looked up, in one section.
