@@ -4,13 +4,15 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
+use super::kafka_torture::is_long;
 use crate::support::broker::Broker;
 use crate::support::kafka::Record;
 use crate::support::records::{OPTED_IN, OPTED_OUT};
 use crate::support::service::Service;
 use crate::support::wait::{DEADLINE, wait_for};
-use crate::support::world::{World, consent_key, now_ms, phone};
+use crate::support::world::{World, consent_key, now_ms, phone, send};
 
 /// After a restore of a hundred thousand records a snapshot is written at once.
 const PEOPLE: usize = 110_000;
@@ -20,9 +22,16 @@ fn identity(n: usize) -> String {
 }
 
 fn fill(world: &World) {
+    fill_with(world, PEOPLE);
+}
+
+fn fill_with(world: &World, people: usize) {
     let start = now_ms() - 3_600_000;
     let producer = world.kafka.producer();
-    producer.send_all(&world.names.opt_outs, (0..PEOPLE).map(|n| world.consent_record(&identity(n), "marketing", OPTED_OUT, start)));
+    for first in (0..people).step_by(PEOPLE) {
+        let people = first..people.min(first + PEOPLE);
+        producer.send_all(&world.names.opt_outs, people.map(|n| world.consent_record(&identity(n), "marketing", OPTED_OUT, start)));
+    }
 }
 
 fn filter(world: &World) -> Service {
@@ -139,6 +148,43 @@ fn a_process_that_is_killed_at_any_moment_of_writing_leaves_a_whole_snapshot_or_
     service.ready();
     assert_eq!(taken_over(&service), PEOPLE as f64);
     assert_decisions(&world, "last", &[(5, false), (PEOPLE, true)]);
+}
+
+#[test]
+fn the_only_filter_goes_on_after_each_kill_with_what_it_had_not_committed() {
+    let Some(broker) = Broker::shared() else { return };
+    let world = World::new(broker, "snapshot-recovery");
+    let (people, kills) = if is_long() { (1_000_000, 20) } else { (PEOPLE, 3) };
+    fill_with(&world, people);
+    let outcomes = world.outcomes();
+    let (mut asked, mut recoveries) = (0, Vec::new());
+    let mut ask = || {
+        let sends = (asked..asked + 200).map(|n| send(&format!("s{n}"), &phone(n * 7919 % (people + people / 10)), "marketing"));
+        world.kafka.produce_all(&world.names.sends, sends);
+        asked += 200;
+        asked
+    };
+    let mut directory = killed_with_a_snapshot(&world);
+    for _ in 0..kills {
+        let killed = Instant::now();
+        let service = world.serving("filter", "snap/shot").spawn_in(directory);
+        let all = ask();
+        wait_for("outcomes after a kill", DEADLINE, || if outcomes.count() >= all { Ok(()) } else { Err(outcomes.count()) });
+        recoveries.push(killed.elapsed().as_secs_f64());
+        assert_eq!(taken_over(&service), people as f64);
+        ask();
+        directory = service.kill();
+    }
+    recoveries.sort_by(f64::total_cmp);
+    // Shown with --nocapture: figures are for people, not for assertions.
+    let (median, most) = (recoveries[recoveries.len() / 2], recoveries[recoveries.len() - 1]);
+    println!(
+        "{people} keys, {kills} kills: from the start of a process to the last of 200 outcomes {median:.1} s in the median, {most:.1} s at most"
+    );
+    let mut service = world.serving("filter", "snap/shot").spawn_in(directory);
+    service.ready();
+    wait_for("every outcome", DEADLINE, || if outcomes.count() == asked { Ok(()) } else { Err(outcomes.count()) });
+    world.assert_every_send_has_one_outcome();
 }
 
 #[test]
