@@ -11,13 +11,18 @@ use stopgate::domain::classify::{Message, classify};
 use stopgate::domain::consent::Position;
 use stopgate::domain::identity::Identity;
 use stopgate::domain::key::Channel;
-use stopgate::domain::{business::Businesses, suppression::PrintKey, view::ConsentView};
+use stopgate::domain::{
+    business::Businesses,
+    suppression::{PrintKey, SHARDS},
+    view::ConsentView,
+};
 use stopgate::record::{Header, Record, TopicName};
 use stopgate::stage::apply::{Written, apply};
 use stopgate::wire::inbound::mapping::{Mapping, Pointers};
 use stopgate::wire::inbound::{Format, InboundFormat, decode};
 use stopgate::wire::list::Lines;
 use stopgate::wire::send::{SendDecoder, SendFormat, SendPointers};
+use stopgate::wire::snapshot::{Head, Mark, Reached, SnapshotReader, SnapshotWriter};
 use stopgate::wire::{consent, lexicon, proto, when};
 
 /// Inputs of each target in a run of all tests.
@@ -304,4 +309,50 @@ fn files_and_fields() {
         }
         std::hint::black_box(when::from_text(&text));
     });
+}
+
+#[test]
+fn snapshots() {
+    let mut view = ConsentView::new(PrintKey::new(1, 2), 1);
+    for n in 0..200 {
+        let key = format!("acme|sms|ext:{n}|marketing");
+        let value = proto::ConsentRecord { state: 1, occurred_at_ms: 5 << (n % 40), ..Default::default() }.encode_to_vec();
+        let at = Position { partition: 0, offset: n };
+        apply(&mut view, &Written { at, timestamp_ms: Some(1), key: Some(key.as_bytes()), value: Some(&value) }, &Businesses::default());
+    }
+    let head = Head {
+        secret: (1, 2),
+        reading: [3; 32],
+        topic_id: "id".to_owned(),
+        taken_at_ms: 1,
+        partitions: vec![Reached { position: 200, marks: vec![Mark { offset: 199, hash: 5 }] }],
+        unreadable: vec![Position { partition: 0, offset: 7 }],
+    };
+    let whole = {
+        let mut writer = SnapshotWriter::new(Vec::new(), &head).expect("memory");
+        (0..SHARDS).for_each(|shard| writer.shard(shard, &view.set().shard_image(shard)).expect("memory"));
+        writer.finish(&view.set().side_tables(), &view.seen()).expect("memory").0
+    };
+    let read = |file: &[u8]| SnapshotReader::new(file).and_then(|(_, rest)| rest.view(PrintKey::new(1, 2), vec![200]));
+    assert!(read(&whole).is_ok());
+    let (magic, mut rest) = whole.split_at(b"stopgate snapshot 1\n".len());
+    let mut frames = Vec::new();
+    while let Some((length, behind)) = rest.split_first_chunk::<4>() {
+        let (frame, after) = behind[4..].split_at(u32::from_le_bytes(*length) as usize);
+        frames.push(frame.to_vec());
+        rest = after;
+    }
+    let first = frames[0].clone();
+    // One frame of each kind, some of shards that hold something, with a checksum that is right: in place of the first shard.
+    let (last, holding) = (frames.len() - 1, frames.iter().skip(1).max_by_key(|frame| frame.len()).cloned().expect("shards"));
+    fuzz(vec![first.clone(), holding, frames[last].clone()], 2, |frame, _| {
+        let mut file = magic.to_vec();
+        for frame in [&first[..], frame] {
+            file.extend((frame.len() as u32).to_le_bytes());
+            file.extend(crc32fast::hash(frame).to_le_bytes());
+            file.extend(frame);
+        }
+        assert!(read(&file).is_err(), "a snapshot of one shard");
+    });
+    fuzz(vec![whole[..2000].to_vec()], 2, |file, _| assert!(read(file).is_err(), "part of a snapshot"));
 }
