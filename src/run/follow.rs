@@ -1,6 +1,7 @@
 //! The applying thread: restores the view from the opt-outs topic, then follows it for ever.
 
 use super::layout::{Brokers, Layout};
+use super::progress;
 use super::snapshot::{Marks, Opened, Point, Points, Snapshots, mark, now_ms};
 use super::status::{Status, Unready};
 use super::stop::Stop;
@@ -31,6 +32,8 @@ const WAIT: Duration = Duration::from_millis(5);
 const SLICE: usize = 128;
 /// The same while a view is restored and nobody looks up: as many as the processor keeps at hand.
 const RESTORE_SLICE: usize = 512;
+/// How often the log says how far a restore has come.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 /// How often the topic's identity is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -214,6 +217,8 @@ impl Follow {
     ) -> Result<Option<Again>, EdgeError> {
         let left = |positions: &[u64]| -> u64 { ends.iter().zip(positions).map(|(end, at)| end.saturating_sub(*at)).sum() };
         let total = left(follower.positions());
+        let bar = progress::bar("restoring", Some(total));
+        let mut told = Instant::now();
         thread::scope(|scope| {
             let (portions, read_before) = mpsc::sync_channel::<Portion>(PORTIONS);
             let applying = scope.spawn(move || {
@@ -235,7 +240,13 @@ impl Follow {
                 if portions.send(portion).is_err() {
                     break; // it panicked, and the scope will
                 }
-                self.status.unready(PART, Unready::Restoring { read: total - left(follower.positions()), of: total });
+                let read = total - left(follower.positions());
+                bar.set_position(read);
+                if told.elapsed() >= TELL_EVERY {
+                    told = Instant::now();
+                    tracing::info!(read, of = total, "restoring");
+                }
+                self.status.unready(PART, Unready::Restoring { read, of: total });
             }
             drop(portions);
             drop(applying);
