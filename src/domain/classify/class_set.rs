@@ -2,7 +2,7 @@
 
 use std::ops::{BitOr, BitOrAssign};
 
-const WORDS: usize = 14;
+const WORDS: usize = 16;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ClassSet([u64; WORDS]);
