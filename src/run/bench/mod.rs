@@ -128,6 +128,8 @@ fn own(raw: &RawConfig, bootstrap: &str, options: &Options) -> Result<Config, Be
     (own.topics.opt_outs, own.topics.replies, own.topics.reviews) = (topic("opt-outs"), topic("replies"), topic("reviews"));
     (own.topics.decisions, own.topics.dead_letters) = (topic("decisions"), topic("dead-letters"));
     own.topics.partitions = options.size.partitions;
+    // Nothing is left where it was started, and nothing is read from there.
+    own.snapshot_minutes = Some(0);
     own.topics.replication = raw.topics.replication;
     (own.groups.detect, own.groups.filter) = (format!("{prefix}-detect"), prefix.clone());
     own.inbound = vec![RawInbound::json(topic("inbound"))];
