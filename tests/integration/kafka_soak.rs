@@ -90,7 +90,10 @@ fn under_churn_memory_stays_flat_and_nothing_stalls() {
     assert!(service.resident_bytes().1 <= BUDGET_BYTES, "{:?}", service.resident_bytes());
     service.ready();
     service.terminate();
-    world.assert_every_send_has_one_outcome();
+    // Millions of them would not fit into the test's own memory.
+    if !is_long() {
+        world.assert_every_send_has_one_outcome();
+    }
 }
 
 #[test]
@@ -121,7 +124,7 @@ fn a_hundred_partitions_of_lag_pass_a_full_queue_and_a_slow_broker_within_the_bu
     println!("{lag} sends of lag: {} MB at most, {} MB at the end", most >> 20, now >> 20);
     assert!(most <= BUDGET_BYTES, "{most} bytes were resident");
     service.terminate();
-    // Ten million of them would not fit into the test's own memory.
+    // As above.
     if !is_long() {
         world.assert_every_send_has_one_outcome();
     }
