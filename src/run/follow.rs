@@ -43,8 +43,8 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 const POISONED: &str = "an unreadable key lies on opt-outs";
 const WENT_BACK: &str = "the opt-outs topic ends before what was read of it";
 
-/// After a restore of so many records a snapshot is written at once: the next restart shall not read them again.
-const WORTH_A_SNAPSHOT: u64 = 100_000;
+/// After a start that read so many records a snapshot is written at once: the next restart shall not read them again.
+const WORTH_A_SNAPSHOT: u64 = 1_000;
 
 /// What the applying thread works with.
 pub struct Follow {

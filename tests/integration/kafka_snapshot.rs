@@ -14,7 +14,7 @@ use crate::support::service::Service;
 use crate::support::wait::{DEADLINE, wait_for};
 use crate::support::world::{World, consent_key, now_ms, phone, send};
 
-/// After a restore of a hundred thousand records a snapshot is written at once.
+/// More than a thousand records: the first start writes a snapshot at once.
 const PEOPLE: usize = 110_000;
 
 fn identity(n: usize) -> String {
