@@ -2,7 +2,7 @@
 
 use super::consent::{Act, ConsentState, Source};
 use super::key::{ConsentKey, Subject};
-use super::suppression::{Applied, PersonPrint, PrintKey, SlotPrint, SuppressionSet};
+use super::suppression::{Applied, PersonPrint, PrintKey, Relief, SlotPrint, SuppressionSet};
 use hashbrown::HashMap;
 use std::collections::BTreeSet;
 
@@ -78,6 +78,16 @@ impl ConsentView {
     /// Whether very many acts follow at once, and how many, where that is known; afterwards every shard is to be tightened.
     pub fn expect_many(&mut self, more: Option<usize>) {
         self.set.expect_many(more);
+    }
+
+    /// What the set needs more of before acts of these persons are applied: see [`SuppressionSet::relief`].
+    pub fn relief(&self, persons: impl Iterator<Item = PersonPrint>) -> Relief {
+        self.set.relief(persons)
+    }
+
+    /// Gives it to the set.
+    pub fn relieve(&mut self, relief: &mut Relief) {
+        self.set.relieve(relief);
     }
 
     /// Gives back what one shard of the set has unused.

@@ -394,9 +394,8 @@ impl Follow {
         unreadable: &mut BTreeSet<Position>,
     ) {
         for slice in changes.chunks(slice) {
-            self.view.apply(|view| {
+            self.view.apply_for(slice.iter().filter_map(|(_, change)| change.person()), |view| {
                 unmet.meet(view);
-                view.prefetch_rows(slice.iter().filter_map(|(_, change)| change.person()));
                 for (at, change) in slice {
                     self.count(*at, change.apply(view), now, unreadable);
                     view.advance(at.partition, at.offset + 1);

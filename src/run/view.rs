@@ -1,9 +1,9 @@
 //! The view, shared between the thread that applies and the threads that look up; and the wait for a position.
 
-use crate::domain::suppression::PrintKey;
+use crate::domain::suppression::{PersonPrint, PrintKey};
 use crate::domain::view::ConsentView;
 use crate::kafka::offsets::Offsets;
-use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockUpgradableReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
 /// Why the fence does not open.
@@ -117,6 +117,19 @@ impl SharedView {
     /// To be kept short: look-ups wait meanwhile. Those that do come next, also where the caller applies on and on.
     pub fn apply<T>(&self, change: impl FnOnce(&mut ConsentView) -> T) -> T {
         let mut view = self.view.write();
+        let done = change(&mut view);
+        RwLockWriteGuard::unlock_fair(view);
+        done
+    }
+
+    /// Applies acts of these persons to the view. What takes long is done before, while others look up: what the acts
+    /// will touch is brought near, shards of the set that have no room are made larger. Nothing else is applied between.
+    pub fn apply_for<T>(&self, persons: impl Iterator<Item = PersonPrint> + Clone, change: impl FnOnce(&mut ConsentView) -> T) -> T {
+        let view = self.view.upgradable_read();
+        let mut relief = view.relief(persons.clone());
+        view.prefetch_rows(persons);
+        let mut view = RwLockUpgradableReadGuard::upgrade(view);
+        view.relieve(&mut relief);
         let done = change(&mut view);
         RwLockWriteGuard::unlock_fair(view);
         done

@@ -105,6 +105,9 @@ pub struct SuppressionSet {
     strange_partitions: u64,
 }
 
+/// Shards that were made larger beside their set; once they are in it, what they replaced.
+pub struct Relief(Vec<(usize, Shard)>);
+
 /// What a row's second cell tells, bit by bit.
 const OPTED_OUT: i64 = 1;
 const CHANGED_STATE: i64 = 2;
@@ -239,6 +242,30 @@ impl SuppressionSet {
         // Shards are filled alike, but not the same: a tenth more than the mean.
         let buckets = |more: usize| (self.len + more) / SHARDS * 11 / (10 * MOST_LANES) + 1;
         self.growth = more.map_or(Growth::Tight, |more| Growth::Bulk(buckets(more)));
+    }
+
+    /// Makes those shards larger, beside the set, that would have to grow while acts of these persons are applied: to be
+    /// [put into place](SuppressionSet::relieve) before anything else changes the set. While many acts are expected nobody
+    /// looks up, and shards grow where they are.
+    pub fn relief(&self, persons: impl Iterator<Item = PersonPrint>) -> Relief {
+        if self.growth != Growth::Tight {
+            return Relief(Vec::new());
+        }
+        let mut shards: Vec<usize> = persons.map(|person| split(person).0).collect();
+        shards.sort_unstable();
+        let same = shards.chunk_by(|one, other| one == other);
+        let larger = same.filter_map(|same| {
+            let shard = *same.first()?;
+            Some((shard, self.shards[shard].relieved(same.len(), self.growth)?))
+        });
+        Relief(larger.collect())
+    }
+
+    /// Puts larger shards into place. What they replaced is in `relief` then, to be given back while nobody waits.
+    pub fn relieve(&mut self, relief: &mut Relief) {
+        for (shard, larger) in &mut relief.0 {
+            std::mem::swap(&mut self.shards[*shard], larger);
+        }
     }
 
     /// Gives back what one shard has unused.

@@ -9,7 +9,8 @@
 //! a table of wide rows. The shape is fitted anew when too many are wide. Where all seven buckets are full although the
 //! shard is not (somebody has hundreds of entries), a row lies whole in a table of far rows.
 //!
-//! Growth moves the rows of one shard at once. It is the longest that anybody waits: 0.2 ms at 50 million entries.
+//! Growth moves the rows of one shard at once, into a new one: whoever shares the set makes it beside the old one, while
+//! others look up, and puts it in its place ([`Shard::relieved`]).
 //!
 //! Invariants: no two rows have the same print and slot; a row of a print lies behind full buckets only; a wide row has
 //! its cells in `wide` and nowhere else.
@@ -32,6 +33,11 @@ const REACH: usize = 7;
 pub(super) const MOST_LANES: usize = 29;
 /// How many times its size a shard becomes at once, where it is known that it will be filled.
 const AT_ONCE: usize = 8;
+/// A shard of fewer rows moves them before anybody has noticed.
+const MOVED_AT_ONCE: usize = 256;
+/// Rows that find no lane near their bucket may lie in the far table of a shard that is half full or fuller, until it
+/// grows: so many, because whoever can make it grow beside the set does so at the first of them.
+const FAR_UNTIL_GROWN: usize = 16;
 /// Rows sampled to fit a shape.
 const SAMPLE: usize = 256;
 
@@ -305,36 +311,64 @@ impl Shard {
         if self.buckets.is_empty() {
             *self = Self { notes: std::mem::take(&mut self.notes), ..Self::with_buckets(1, Shape::fit(&[cells])) };
         }
-        if self.len >= self.buckets.len() * MOST_LANES {
-            self.grow(growth);
+        if self.len >= self.most() {
+            *self = self.grown(growth);
         }
         self.len += 1;
-        loop {
-            if let Some(lane) = self.take_lane(print) {
+        match self.take_lane(print) {
+            Some(lane) => {
                 self.write(lane, print, &cells);
-                return self.refit_if_due();
+                self.refit_if_due();
             }
-            if self.len * 2 < self.buckets.len() * LANES {
-                return insert(&mut self.far, Whole { print, cells });
+            None => {
+                insert(&mut self.far, Whole { print, cells });
+                while self.is_crowded(FAR_UNTIL_GROWN) {
+                    *self = self.grown(growth);
+                }
             }
-            self.grow(growth);
         }
+    }
+
+    /// The shard as it is when it has moved its rows, if it would have to for so many more, and that takes time.
+    pub(super) fn relieved(&self, more: usize, growth: Growth) -> Option<Self> {
+        let is_full = self.len + more > self.most() || self.is_crowded(0);
+        let is_misfit = self.is_misfit(more);
+        match (self.len >= MOVED_AT_ONCE, is_full, is_misfit) {
+            (true, true, _) => Some(self.grown(growth)),
+            (true, false, true) => Some(self.rebuilt(self.buckets.len(), true)),
+            (true, false, false) | (false, _, _) => None,
+        }
+    }
+
+    /// Rows that it may have.
+    fn most(&self) -> usize {
+        self.buckets.len() * MOST_LANES
+    }
+
+    /// Whether more rows than these have found no lane, and not because somebody has hundreds of them.
+    fn is_crowded(&self, far: usize) -> bool {
+        self.far.len() > far && self.len * 2 >= self.buckets.len() * LANES
+    }
+
+    /// Whether too many rows are wide, or were if so many more are.
+    fn is_misfit(&self, more: usize) -> bool {
+        self.wide.len() + more > 2 * self.wide_at_fit + 8 + self.len / 32
     }
 
     fn refit_if_due(&mut self) {
-        if self.wide.len() > 2 * self.wide_at_fit + 8 + self.len / 32 {
-            self.rebuild(self.buckets.len(), true);
+        if self.is_misfit(0) {
+            *self = self.rebuilt(self.buckets.len(), true);
         }
     }
 
-    fn grow(&mut self, growth: Growth) {
+    fn grown(&self, growth: Growth) -> Self {
         let buckets = self.buckets.len();
         let more = match growth {
             Growth::Tight => buckets / 16 + 1,
             Growth::Bulk(expected) => (buckets * AT_ONCE).min(expected).saturating_sub(buckets).max(buckets),
         };
         // A few wide rows are not worth a look at all others: the fit is due when they are many.
-        self.rebuild(buckets + more, self.wide.len() > self.len / 64);
+        self.rebuilt(buckets + more, self.wide.len() > self.len / 64)
     }
 
     /// Tags an empty lane near the bucket of a print; `None` where all are full.
@@ -440,12 +474,12 @@ impl Shard {
         Place { bucket: (lane / LANES + buckets - distance) % buckets, remainder }.print(buckets)
     }
 
-    /// Moves all rows into so many buckets; where `refit`, in the shape that fits them best now.
-    fn rebuild(&mut self, buckets: usize, refit: bool) {
+    /// All rows in so many buckets; where `refit`, in the shape that fits them best now.
+    fn rebuilt(&self, buckets: usize, refit: bool) -> Self {
         let shape = if refit { Shape::fit(&self.sample()) } else { self.shape };
         let mut moved = Self::with_buckets(buckets, shape);
         let payload = 1 + shape.width();
-        let mut wide = std::mem::take(&mut self.wide);
+        let mut wide = self.wide.clone();
         let rest_bits = moved.rest_bits();
         for (lane, tag) in self.tagged() {
             let print = self.print_at(lane, tag);
@@ -483,8 +517,8 @@ impl Shard {
                 None => insert(&mut moved.far, *far),
             }
         }
-        moved.notes = std::mem::take(&mut self.notes);
-        *self = moved;
+        moved.notes = self.notes.clone();
+        moved
     }
 
     /// Gives the rows that were wide elsewhere their cells: in the row where they fit now.
@@ -515,7 +549,7 @@ impl Shard {
             return;
         }
         let least = self.len.div_ceil(MOST_LANES);
-        self.rebuild(least + least * usize::from(spare) / (16 * 256), true);
+        *self = self.rebuilt(least + least * usize::from(spare) / (16 * 256), true);
         self.far.shrink_to_fit(|far| spread(far.print));
         self.wide.shrink_to_fit(|wide| spread(wide.print));
         self.notes.shrink_to_fit(|note| spread(note.print));

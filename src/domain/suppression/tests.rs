@@ -91,12 +91,37 @@ fn scattered(number: u64) -> PersonPrint {
     PersonPrint(bits ^ (bits >> 31))
 }
 
+#[test]
+fn a_set_that_is_relieved_before_its_acts_does_not_grow_among_them() {
+    let mut set = SuppressionSet::new(PrintKey::new(1, 2));
+    // All in one shard, so that it grows again and again.
+    let person = |number: u64| PersonPrint(scattered(number).0 & ((1 << PRINT_BITS) - 1));
+    let layout = |set: &SuppressionSet| {
+        let image = set.shards[0].image();
+        (image.tags.len(), image.columns)
+    };
+    let (mut grown_among, mut relieved) = (0, 0);
+    for slice in (0..40_000).step_by(20) {
+        let mut relief = set.relief((slice..slice + 20).map(person));
+        relieved += relief.0.len();
+        set.relieve(&mut relief);
+        let before = layout(&set);
+        for number in slice..slice + 20 {
+            set.apply_to(person(number), SlotPrint(9), act(true, 1_793_500_000_000 + number as i64, number));
+        }
+        grown_among += usize::from(set.len() > 1000 && layout(&set) != before);
+    }
+    assert!(relieved > 50, "{relieved}");
+    assert_eq!(grown_among, 0);
+}
+
 /// What a test does to the set and to the ordered map beside it.
 #[derive(Clone, Debug)]
 enum Step {
     Apply(PersonPrint, SlotPrint, Act),
     Erase(PersonPrint, SlotPrint),
     Note(PersonPrint, SlotPrint, u64),
+    Relieve(Vec<PersonPrint>),
     Tighten(usize),
     Bulk(Option<usize>),
 }
@@ -131,6 +156,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         30 => (any_person(), slot(), any_act()).prop_map(|(person, slot, act)| Step::Apply(person, slot, act)),
         6 => (any_person(), slot()).prop_map(|(person, slot)| Step::Erase(person, slot)),
         2 => (any_person(), slot(), any::<u64>()).prop_map(|(person, slot, note)| Step::Note(person, slot, note)),
+        2 => prop::collection::vec(any_person(), 0..40).prop_map(Step::Relieve),
         1 => (0..2_usize).prop_map(Step::Tighten),
         1 => prop::option::of(prop_oneof![Just(0), 0..2_000_000_usize]).prop_map(Step::Bulk),
     ]
@@ -172,6 +198,10 @@ proptest! {
                 Step::Note(person, slot, note) => {
                     set.note_opt_in(person, slot, note);
                     model.notes.insert((person.0, slot.0), note);
+                }
+                Step::Relieve(persons) => {
+                    let mut relief = set.relief(persons.into_iter());
+                    set.relieve(&mut relief);
                 }
                 Step::Tighten(shard) => set.tighten(shard),
                 Step::Bulk(many) => set.expect_many(many),
