@@ -251,12 +251,13 @@ impl SuppressionSet {
         if self.growth != Growth::Tight {
             return Relief(Vec::new());
         }
-        let mut shards: Vec<usize> = persons.map(|person| split(person).0).collect();
-        shards.sort_unstable();
-        let same = shards.chunk_by(|one, other| one == other);
-        let larger = same.filter_map(|same| {
-            let shard = *same.first()?;
-            Some((shard, self.shards[shard].relieved(same.len(), self.growth)?))
+        let mut rows: Vec<(usize, u64)> = persons.map(split).collect();
+        rows.sort_unstable();
+        // Of a person who changes their mind again and again there is one row.
+        rows.dedup();
+        let larger = rows.chunk_by(|one, other| one.0 == other.0).filter_map(|rows| {
+            let (shard, _) = *rows.first()?;
+            Some((shard, self.shards[shard].relieved(rows.len(), self.growth)?))
         });
         Relief(larger.collect())
     }
