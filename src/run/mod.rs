@@ -15,9 +15,7 @@ pub fn now() -> Timestamp {
 /// looks up may wait for that; look-ups gained nothing by them. Where it cannot be had the process is as correct.
 pub fn refuse_huge_pages() {
     #[cfg(target_os = "linux")]
-    if rustix::thread::disable_transparent_huge_pages(true).is_err() {
-        tracing::debug!("huge pages cannot be refused");
-    }
+    rustix::thread::disable_transparent_huge_pages(true).unwrap_or_default();
 }
 
 pub mod api;

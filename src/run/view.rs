@@ -116,10 +116,7 @@ impl SharedView {
     ///
     /// To be kept short: look-ups wait meanwhile. Those that do come next, also where the caller applies on and on.
     pub fn apply<T>(&self, change: impl FnOnce(&mut ConsentView) -> T) -> T {
-        let mut view = self.view.write();
-        let done = change(&mut view);
-        RwLockWriteGuard::unlock_fair(view);
-        done
+        self.apply_for(std::iter::empty(), change)
     }
 
     /// Applies acts of these persons to the view. What takes long is done before, while others look up: what the acts

@@ -14,7 +14,7 @@ use crate::support::service::Service;
 use crate::support::wait::{DEADLINE, wait_for};
 use crate::support::world::{World, consent_key, now_ms, phone, send};
 
-/// More than a thousand records: the first start writes a snapshot at once.
+/// So many that a snapshot takes a while to write.
 const PEOPLE: usize = 110_000;
 
 fn identity(n: usize) -> String {
@@ -219,6 +219,17 @@ fn a_snapshot_of_another_topic_or_log_or_that_is_damaged_is_left_aside() {
     assert_eq!(taken_over(&service), 0.0);
     assert!(service.stderr().contains("it is of another topic"), "{}", service.stderr());
     assert_decisions(&world, "other", &[(0, true), (PEOPLE, false)]);
+}
+
+#[test]
+fn a_start_that_read_little_more_than_a_thousand_records_writes_a_snapshot_at_once() {
+    let Some(broker) = Broker::shared() else { return };
+    let world = World::new(broker, "snapshot-little");
+    fill_with(&world, 1_100);
+    let mut service = filter(&world);
+    service.ready();
+    await_written(&service, 1.0);
+    service.terminate();
 }
 
 #[test]

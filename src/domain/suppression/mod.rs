@@ -257,7 +257,7 @@ impl SuppressionSet {
         rows.dedup();
         let larger = rows.chunk_by(|one, other| one.0 == other.0).filter_map(|rows| {
             let (shard, _) = *rows.first()?;
-            Some((shard, self.shards[shard].relieved(rows.len(), self.growth)?))
+            Some((shard, self.shards[shard].relieved(rows.len())?))
         });
         Relief(larger.collect())
     }

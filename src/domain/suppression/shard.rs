@@ -7,7 +7,8 @@
 //!
 //! Cold: the rows, packed to the bit in columns of the [`Shape`] that fits most of them. What does not fit lies whole in
 //! a table of wide rows. The shape is fitted anew when too many are wide. Where all seven buckets are full although the
-//! shard is not (somebody has hundreds of entries), a row lies whole in a table of far rows.
+//! shard is not, a row lies whole in a table of far rows: until the shard grows, or for good where somebody has hundreds of
+//! entries.
 //!
 //! Growth moves the rows of one shard at once, into a new one: whoever shares the set makes it beside the old one, while
 //! others look up, and puts it in its place ([`Shard::relieved`]).
@@ -330,11 +331,11 @@ impl Shard {
     }
 
     /// The shard as it is when it has moved its rows, if it would have to for so many more, and that takes time.
-    pub(super) fn relieved(&self, more: usize, growth: Growth) -> Option<Self> {
+    pub(super) fn relieved(&self, more: usize) -> Option<Self> {
         let is_full = self.len + more > self.most() || self.is_crowded(0);
         let is_misfit = self.is_misfit(more);
         match (self.len >= MOVED_AT_ONCE, is_full, is_misfit) {
-            (true, true, _) => Some(self.grown(growth)),
+            (true, true, _) => Some(self.grown(Growth::Tight)),
             (true, false, true) => Some(self.rebuilt(self.buckets.len(), true)),
             (true, false, false) | (false, _, _) => None,
         }
