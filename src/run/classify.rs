@@ -16,7 +16,7 @@
 //! Absent: Kafka, and the decision itself.
 
 use super::lines::{LONGEST_LINE_BYTES, Read, read_line};
-use crate::domain::classify::{Button, Class, Classification, Lexicon, Message, classify};
+use crate::domain::classify::{Button, Class, Classification, Lexicon, Message, classify, reasons};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::io::{self, BufRead, Write};
@@ -164,14 +164,25 @@ fn explanation(lexicon: &Lexicon, text: &str, found: &Classification) -> String 
         Class::None => format!("nothing asks to stop, to start or for help; lexicon {}", lexicon.version()),
         Class::OptOut | Class::OptIn | Class::Help | Class::Review => {
             let class = found.class.as_str();
+            let weights = if found.rule.is_learned() { weights(lexicon, text) } else { String::new() };
             format!(
-                "{place}is {class} by {}{language}{scope}; confidence {}; lexicon {}",
+                "{place}is {class} by {}{language}{scope}{weights}; confidence {}; lexicon {}",
                 found.rule,
                 found.confidence.as_str(),
                 lexicon.version()
             )
         }
     }
+}
+
+/// Words and pieces of words that are told of a text that was weighed.
+const STRONGEST: usize = 5;
+
+fn weights(lexicon: &Lexicon, text: &str) -> String {
+    let thousandths = |number: i32| format!("{:+.3}", f64::from(number) / 1000.0);
+    let Some(reasons) = reasons(lexicon, text, STRONGEST) else { return String::new() };
+    let words: Vec<String> = reasons.strongest.iter().map(|(words, weight)| format!("\"{words}\" {}", thousandths(*weight))).collect();
+    format!(", which weighs {}: {}", thousandths(reasons.thousandths), words.join(", "))
 }
 
 #[cfg(test)]
@@ -207,5 +218,8 @@ mod tests {
     fn an_explanation_is_one_line() {
         let (lines, _) = answers("please STOP", true);
         assert!(lines[0].contains(r#""explanation":"\"STOP\" is opt_out by en.keyword.stop in en; confidence exact; lexicon "#), "{}", lines[0]);
+        let (lines, _) = answers("kindly strike our office from whatever address book you bought", true);
+        assert!(lines[0].contains(r#"is opt_out by learned.opt-out in en, which weighs +0."#), "{}", lines[0]);
+        assert!(lines[0].contains(r#"\"kindly\" +0."#), "{}", lines[0]);
     }
 }

@@ -1,4 +1,5 @@
-//! The words that detection goes by: the built-in language files or those of a directory, and businesses' changes to them.
+//! The words that detection goes by: the built-in language files or those of a directory, with what was learned beside them,
+//! and businesses' changes to them.
 
 use crate::domain::classify::{Lexicon, LexiconFault, Override};
 use crate::wire::lexicon;
@@ -42,7 +43,15 @@ pub fn load(directory: Option<&Path>) -> Result<Lexicon, WordsError> {
         files.push((path.display().to_string(), std::fs::read_to_string(path).map_err(unread(path))?));
     }
     let files: Vec<(&str, &str)> = files.iter().map(|(name, contents)| (name.as_str(), contents.as_str())).collect();
-    Ok(lexicon::load(&files)?)
+    let path = directory.join(lexicon::LEARNED);
+    let learned = match std::fs::read_to_string(&path) {
+        Ok(contents) => Some(contents),
+        // Rules alone are fine.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(unread(&path)(error)),
+    };
+    let name = path.display().to_string();
+    Ok(lexicon::load(&files, learned.as_deref().map(|contents| (name.as_str(), contents)))?)
 }
 
 /// The lexicon of each business that changes words.
@@ -79,7 +88,8 @@ mod tests {
     #[test]
     fn a_directory_of_the_built_in_files_decides_as_they_do() {
         let directory = tempfile::tempdir().expect("a directory");
-        for (name, contents) in lexicon::EMBEDDED {
+        let learned = (lexicon::LEARNED, lexicon::EMBEDDED_LEARNED);
+        for (name, contents) in lexicon::EMBEDDED.iter().chain([&learned]) {
             std::fs::write(directory.path().join(name), contents).expect("written");
         }
         let (copied, built_in) = (load(Some(directory.path())).expect("loaded"), load(None).expect("built in"));

@@ -1,12 +1,16 @@
-//! Language files → the engine's lexicon.
+//! Language files, and the file of what was learned beside them → the engine's lexicon.
 //!
 //! A language is one TOML file; the built-in ones are embedded. Unknown fields are refused, and so is whatever the engine
 //! refuses, each with file, line and reason.
 //!
+//! What was learned is a file of lines: `NAME<tab>THOUSANDTHS` for the settings `constant`, `opt_out`, `review` and `doubt`, then
+//! `FEATURE<tab>THOUSANDTHS<tab>LANGUAGE`; empty lines and lines that begin with `#` say nothing.
+//!
 //! Absent: what the words mean, and reading directories.
 
 use crate::domain::classify::{
-    Class, Fingerprint, Follow, GuardData, KeywordGroup, LanguageData, Lexicon, LexiconFault, Located, Reach, RuleData, Verdict, When, WordClass,
+    Class, FeatureWeight, Fingerprint, Follow, GuardData, KeywordGroup, LanguageData, LearnedData, Lexicon, LexiconFault, Located, Reach,
+    RuleData, Verdict, When, WordClass,
 };
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -24,11 +28,17 @@ embedded! {
     "en" "es" "pt" "fr" "de" "it" "nl" "pl" "ro" "tr" "ru" "uk" "ar" "he" "fa" "hi" "ur" "bn" "ta" "id" "ms" "vi" "th" "tl" "zh" "ja" "ko" "sw"
 }
 
+/// The name of the file of what was learned.
+pub const LEARNED: &str = "learned.tsv";
+
+/// The embedded one.
+pub const EMBEDDED_LEARNED: &str = include_str!("../lexicon/learned.tsv");
+
 pub type LexiconError = LexiconFault;
 
 /// The lexicon that the program carries.
 pub fn builtin() -> Lexicon {
-    match load(EMBEDDED) {
+    match load(EMBEDDED, Some((LEARNED, EMBEDDED_LEARNED))) {
         Ok(lexicon) => lexicon,
         // The files are part of the program and a test loads them: there is nothing to go on with.
         Err(fault) => panic!("embedded lexicon: {fault}"),
@@ -41,16 +51,48 @@ pub fn place_of(name: &str) -> usize {
     EMBEDDED.iter().position(|(known, _)| *known == name).unwrap_or(EMBEDDED.len())
 }
 
-/// Compiles language files, given as names and contents.
-pub fn load(files: &[(&str, &str)]) -> Result<Lexicon, LexiconError> {
+/// Compiles language files, and what was learned if anything was, given as names and contents.
+pub fn load(files: &[(&str, &str)], learned: Option<(&str, &str)>) -> Result<Lexicon, LexiconError> {
     let mut hash = Fingerprint::new();
-    let mut languages = Vec::with_capacity(files.len());
-    for (name, contents) in files {
+    for (name, contents) in files.iter().chain(&learned) {
         hash.add(name.as_bytes());
         hash.add(contents.as_bytes());
-        languages.push(parse(name, contents)?);
     }
-    Lexicon::build(languages, hash.value())
+    let languages = files.iter().map(|(name, contents)| parse(name, contents)).collect::<Result<_, _>>()?;
+    let learned = learned.map(|(name, contents)| parse_learned(name, contents)).transpose()?;
+    Lexicon::build(languages, learned.as_ref(), hash.value())
+}
+
+fn parse_learned(name: &str, contents: &str) -> Result<LearnedData, LexiconError> {
+    let mut data = LearnedData { file: name.to_owned(), ..LearnedData::default() };
+    let mut settings = [
+        ("constant", &mut data.constant, false),
+        ("opt_out", &mut data.opt_out, false),
+        ("review", &mut data.review, false),
+        ("doubt", &mut data.doubt, false),
+    ];
+    for (line, written) in (1..).zip(contents.lines()).filter(|(_, written)| !written.is_empty() && !written.starts_with('#')) {
+        let fault = |reason: String| LexiconError { file: name.to_owned(), line, reason };
+        let number = |written: &str| written.parse().map_err(|_| fault(format!("\"{written}\" is not a whole number of thousandths")));
+        let mut fields = written.split('\t');
+        match (fields.next(), fields.next(), fields.next(), fields.next()) {
+            (Some(setting), Some(value), None, None) => {
+                let known = settings.iter_mut().find(|(name, _, told)| *name == setting && !told);
+                let (_, place, told) =
+                    known.ok_or_else(|| fault(format!("\"{setting}\" is no setting, or is set twice: constant, opt_out, review, doubt")))?;
+                (**place, *told) = (number(value)?, true);
+            }
+            (Some(feature), Some(value), Some(language), None) => {
+                let value = FeatureWeight { feature: feature.to_owned(), thousandths: number(value)?, language: language.to_owned() };
+                data.weights.push(Located { line, value });
+            }
+            _ => return Err(fault("not FEATURE<tab>THOUSANDTHS<tab>LANGUAGE".to_owned())),
+        }
+    }
+    match settings.iter().find(|(_, _, told)| !told) {
+        Some((missing, _, _)) => Err(LexiconError { file: name.to_owned(), line: 1, reason: format!("{missing} is not set") }),
+        None => Ok(data),
+    }
 }
 
 fn parse(name: &str, contents: &str) -> Result<LanguageData, LexiconError> {
@@ -290,11 +332,33 @@ mod tests {
 
     #[test]
     fn a_bad_file_is_refused_with_its_line() {
-        let refusal = |contents: &str| load(&[("xx.toml", contents)]).map_err(|error| error.to_string()).err();
+        let refusal = |contents: &str| load(&[("xx.toml", contents)], None).map_err(|error| error.to_string()).err();
         assert!(refusal("code = \"xx\"\nname = \"X\"\nwrong = 1\n").is_some_and(|text| text.starts_with("xx.toml:3: unknown field")));
         let no_class = "code = \"xx\"\nname = \"X\"\n[[rule]]\nname = \"r\"\nclass = \"opt_out\"\npatterns = [\n\"stop <send>\",\n]\n";
         assert_eq!(refusal(no_class), Some("xx.toml:7: no class \"send\"".to_owned()));
         let opts_in = "code = \"xx\"\nname = \"X\"\n[[rule]]\nname = \"r\"\nclass = \"opt_in\"\npatterns = [\"yes\"]\n";
         assert!(refusal(opts_in).is_some_and(|text| text.contains("opt-in takes a keyword")));
+    }
+
+    #[test]
+    fn a_bad_line_of_what_was_learned_is_refused() {
+        let head = "# a model\nconstant\t-300\nopt_out\t500\nreview\t100\ndoubt\t-400\n";
+        let refusal = |lines: &str| load(EMBEDDED, Some((LEARNED, lines))).map_err(|error| error.to_string()).err();
+        assert_eq!(refusal(&format!("{head}no more of\t700\ten\n*<mes\t12\ten\n")), None);
+        for (lines, why) in [
+            ("\nopt_out\t1\nreview\t1\ndoubt\t0\n".to_owned(), "learned.tsv:1: constant is not set"),
+            (format!("{head}stop\tmuch\ten"), "learned.tsv:6: \"much\" is not a whole number of thousandths"),
+            (format!("{head}stop\t1\ten\nstop\t2\ten"), "learned.tsv:7: this feature has a weight already"),
+            (format!("{head}one two three four\t1\ten"), "learned.tsv:6: not a feature: one to three words, or * and a piece of one"),
+            (format!("{head}stop"), "learned.tsv:6: not FEATURE<tab>THOUSANDTHS<tab>LANGUAGE"),
+            (format!("{head}review\t7"), "learned.tsv:6: \"review\" is no setting, or is set twice: constant, opt_out, review, doubt"),
+            (
+                head.replace("-400", "-200"),
+                "learned.tsv:1: doubt lies above constant or review: a rule would be doubted of whose words nothing is known",
+            ),
+            (head.replace("100", "501"), "learned.tsv:1: the threshold of review lies above that of opt_out"),
+        ] {
+            assert_eq!(refusal(&lines).as_deref(), Some(why));
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! Scores the detector on the labelled set, prints precision and recall, and fails under the floors.
 //!
-//! `tests/labelled/dev` is what rules are written with; `tests/labelled/heldout` is only scored. The floors of the
-//! held-out part are what it reached when the lexicon was last changed, so that no change makes it worse unseen.
+//! `tests/labelled/dev` is what rules are written with and weights are learned from; `tests/labelled/heldout` is only scored.
+//! The floors of the held-out part are those of a release; where it has reached more, its floor is near that, so that no change makes
+//! it worse unseen.
 //!
 //! Absent: the items; they are data, one JSON object a line.
 
@@ -91,39 +92,39 @@ struct Floors {
     help: f64,
 }
 
-/// The floors that every release must hold.
+/// What the part has reached that rules and weights come from. Most of it was made to mislead.
 const DEV: Floors = Floors {
     keywords_and_buttons: 0.97,
-    free_form_english: 0.85,
-    free_form_other: 0.75,
-    opt_outs: 0.85,
-    opt_outs_review_half: 0.90,
-    hard_negatives_opt_out: 0.01,
-    hard_negatives_review: 0.05,
-    ambiguous: 0.60,
-    help: 0.97,
+    free_form_english: 0.86,
+    free_form_other: 0.87,
+    opt_outs: 0.86,
+    opt_outs_review_half: 0.88,
+    hard_negatives_opt_out: 0.025,
+    hard_negatives_review: 0.03,
+    ambiguous: 0.70,
+    help: 1.0,
 };
 
-/// What the part that nobody looks at has reached.
+/// What the part must reach that nobody looks at.
 const HELD_OUT: Floors = Floors {
-    keywords_and_buttons: 0.96,
-    free_form_english: 0.84,
-    free_form_other: 0.78,
-    opt_outs: 0.86,
-    opt_outs_review_half: 0.87,
-    hard_negatives_opt_out: 0.025,
-    hard_negatives_review: 0.05,
-    ambiguous: 0.60,
+    keywords_and_buttons: 0.97,
+    free_form_english: 0.85,
+    free_form_other: 0.88,
+    opt_outs: 0.88,
+    opt_outs_review_half: 0.90,
+    hard_negatives_opt_out: 0.0125,
+    hard_negatives_review: 0.03,
+    ambiguous: 0.70,
     help: 1.0,
 };
 
 #[test]
-fn the_labelled_set_that_rules_are_written_with_stays_above_the_floors() {
+fn the_labelled_set_that_rules_and_weights_come_from_stays_above_what_it_reached() {
     score("dev", &DEV);
 }
 
 #[test]
-fn the_labelled_set_that_nobody_looks_at_stays_above_what_it_reached() {
+fn the_labelled_set_that_nobody_looks_at_stays_above_the_floors() {
     score("heldout", &HELD_OUT);
 }
 

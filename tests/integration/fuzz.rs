@@ -297,7 +297,7 @@ fn files_and_fields() {
         {
             assert!(!config.to_toml().is_empty());
         }
-        if let Err(fault) = lexicon::load(&[("xx.toml", &text)]) {
+        if let Err(fault) = lexicon::load(&[("xx.toml", &text)], Some((lexicon::LEARNED, &text))) {
             assert!(!fault.to_string().is_empty());
         }
         let mut lines = bytes.split(|byte| *byte == b'\n');

@@ -7,6 +7,7 @@
 use super::class_set::ClassSet;
 use super::cut::Marks;
 use super::data::{Follow, KeywordGroup, LanguageData, Located};
+use super::learned::Learned;
 use super::lexicon::{ENGINE_VERSION, Entry, Followed, Grammar, Keyword, Lexicon, LexiconFault, Part, Pattern, Patterns, RuleSaid};
 use super::pattern::{self, Element, Names};
 use super::text::Text;
@@ -20,7 +21,7 @@ use std::sync::{Arc, LazyLock};
 const SHORTEST_MENDED: usize = 6;
 
 /// Languages at work in a message are bits of a word.
-const MOST_LANGUAGES: usize = 64;
+pub(super) const MOST_LANGUAGES: usize = 64;
 
 /// The folded form of a lexicon word, and whether it is a stem.
 pub(super) fn fold_entry(word: &str) -> (String, bool) {
@@ -41,7 +42,7 @@ pub(super) struct Builder {
 }
 
 impl Builder {
-    pub(super) fn build(mut self, data: Arc<[LanguageData]>, text_hash: u64) -> Result<Lexicon, LexiconFault> {
+    pub(super) fn build(mut self, data: Arc<[LanguageData]>, learned: Option<Arc<Learned>>, text_hash: u64) -> Result<Lexicon, LexiconFault> {
         let mut words = WordsBuilder::new();
         let mut grammars = Vec::new();
         let mut languages = Vec::new();
@@ -72,7 +73,7 @@ impl Builder {
         let version = format!("{ENGINE_VERSION}-{text_hash:016x}").into();
         let words = words.build();
         let Self { entries, keywords, keyword_slips, word_slips } = self;
-        Ok(Lexicon { version, data, languages, words, entries, keywords, grammars, clitics, marks, keyword_slips, word_slips })
+        Ok(Lexicon { version, data, languages, words, entries, keywords, grammars, clitics, marks, keyword_slips, word_slips, learned })
     }
 
     fn entry(&mut self, words: &mut WordsBuilder, folded: &str, stem: bool) -> (u32, &mut Entry) {

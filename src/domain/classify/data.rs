@@ -132,3 +132,27 @@ pub enum Change {
     /// These words instead of all keywords of the class in the language.
     Replace,
 }
+
+/// A model of words, as its file says it: see `learned`.
+#[derive(Clone, Debug, Default)]
+pub struct LearnedData {
+    pub file: String,
+    /// Added to every score; like all scores and weights in thousandths.
+    pub constant: i32,
+    /// The least score of an opt-out.
+    pub opt_out: i32,
+    /// The least score that a person looks at.
+    pub review: i32,
+    /// The greatest score at which a rule's opt-out is doubted.
+    pub doubt: i32,
+    pub weights: Vec<Located<FeatureWeight>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeatureWeight {
+    /// Words, or a piece of one, as `learned` writes them.
+    pub feature: String,
+    pub thousandths: i32,
+    /// The code of the language in which it was mostly seen.
+    pub language: String,
+}

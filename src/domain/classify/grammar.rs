@@ -34,6 +34,8 @@ struct Match {
 pub(super) struct Found {
     rules: Vec<Match>,
     guards: Vec<Match>,
+    /// A guard took an opt-out back.
+    pub(super) took_back: bool,
 }
 
 /// Finds every word and phrase of every language in the text.
@@ -119,6 +121,7 @@ pub(super) fn decide(lexicon: &Lexicon, text: &Text, lattice: &Lattice, found: &
     for rule in &found.rules {
         let said = said(lexicon, rule);
         let Some(class) = guarded(lexicon, text, rule, said.class, &found.guards) else {
+            found.took_back |= said.class == Class::OptOut;
             continue;
         };
         if class == Class::OptOut && is_about_business(lexicon, text, lattice, rule) {

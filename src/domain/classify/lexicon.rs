@@ -8,7 +8,8 @@
 use super::class_set::ClassSet;
 use super::compile::{Builder, fold_entry};
 use super::cut::Marks;
-use super::data::{Change, Follow, KeywordGroup, LanguageData, Located, Override, Reach, Verdict, When};
+use super::data::{Change, Follow, KeywordGroup, LanguageData, LearnedData, Located, Override, Reach, Verdict, When};
+use super::learned::Learned;
 use super::pattern::Element;
 use super::typo::Slips;
 use super::words::Words;
@@ -16,7 +17,7 @@ use super::{Class, LanguageCode, RuleId, Scope};
 use std::sync::Arc;
 
 /// Raised with every change to the engine that can change a decision.
-pub(super) const ENGINE_VERSION: u32 = 2;
+pub(super) const ENGINE_VERSION: u32 = 3;
 
 /// Why a lexicon is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -140,12 +141,14 @@ pub struct Lexicon {
     pub(super) marks: Marks,
     pub(super) keyword_slips: Slips,
     pub(super) word_slips: Slips,
+    pub(super) learned: Option<Arc<Learned>>,
 }
 
 impl Lexicon {
-    /// Compiles languages. `text_hash` stands for the exact data, see [`Fingerprint`].
-    pub fn build(data: Vec<LanguageData>, text_hash: u64) -> Result<Self, LexiconFault> {
-        Builder::default().build(data.into(), text_hash)
+    /// Compiles languages, and what was learned beside their rules. `text_hash` stands for the exact data, see [`Fingerprint`].
+    pub fn build(data: Vec<LanguageData>, learned: Option<&LearnedData>, text_hash: u64) -> Result<Self, LexiconFault> {
+        let learned = learned.map(Learned::build).transpose()?.map(Arc::new);
+        Builder::default().build(data.into(), learned, text_hash)
     }
 
     /// Engine version and hash of the data, such as `1-9f86d081884c7d65`.
@@ -167,7 +170,7 @@ impl Lexicon {
             };
             apply(language, change, line);
         }
-        Self::build(data, hash.value())
+        Builder::default().build(data.into(), self.learned.clone(), hash.value())
     }
 
     pub(super) fn language(&self, hint: Option<&str>) -> Option<u8> {

@@ -5,7 +5,8 @@
 //!
 //! 1. `keyword`: the whole message is a keyword, give or take courtesy;
 //! 2. `grammar`: a clause says it in words: verbs, objects and negation, and guards that take matches back;
-//! 3. `keyword` again: the whole message is a slip away from a keyword.
+//! 3. `keyword` again: the whole message is a slip away from a keyword;
+//! 4. `learned`: of a sentence that says nothing to the rules, or too little, the words are weighed.
 //!
 //! Invariants: the same lexicon and message give the same answer for ever; nobody is opted in by anything but a whole
 //! message or a button; time is linear in the text, of which both ends are read (`BOTH_ENDS_BYTES`); nothing panics.
@@ -20,6 +21,7 @@ mod data;
 mod fold;
 mod grammar;
 mod keyword;
+mod learned;
 mod lexicon;
 mod pattern;
 mod text;
@@ -27,7 +29,10 @@ mod typo;
 mod words;
 
 pub use cut::BOTH_ENDS_BYTES;
-pub use data::{Change, Follow, GuardData, KeywordGroup, LanguageData, Located, Override, Reach, RuleData, Verdict, When, WordClass};
+pub use data::{
+    Change, FeatureWeight, Follow, GuardData, KeywordGroup, LanguageData, LearnedData, Located, Override, Reach, RuleData, Verdict, When,
+    WordClass,
+};
 pub use lexicon::{Fingerprint, Lexicon, LexiconFault};
 
 use keyword::{About, Courtesies};
@@ -109,7 +114,7 @@ pub enum Confidence {
     Exact,
     /// A sentence that the grammar understands.
     High,
-    /// A slip was mended, or a person is asked.
+    /// A slip was mended, words were weighed, or a person is asked.
     Low,
 }
 
@@ -137,6 +142,11 @@ impl RuleId {
 
     pub fn as_str(&self) -> Option<&str> {
         self.0.as_deref()
+    }
+
+    /// Whether words were weighed.
+    pub fn is_learned(&self) -> bool {
+        self.as_str().is_some_and(|name| name.starts_with("learned."))
     }
 }
 
@@ -224,16 +234,13 @@ struct Scratch {
     lattice: Lattice,
     stretches: Vec<Range<usize>>,
     found: grammar::Found,
+    sequence: learned::Sequence,
 }
 
 /// Decides a text; nothing means that no rule had an answer.
 fn read(lexicon: &Lexicon, original: &str, hint: Option<u8>, scratch: &mut Scratch) -> Option<Classification> {
-    let Scratch { text, courtesies, lattice, stretches, found } = scratch;
-    cut::cut(original, &lexicon.marks, stretches);
-    text.clear();
-    for stretch in stretches.iter() {
-        text.read(original, stretch.clone(), &lexicon.words);
-    }
+    let Scratch { text, courtesies, lattice, stretches, found, sequence } = scratch;
+    own_words(lexicon, original, stretches, text);
     let about = About { hint, marked: text.marked };
     if text.tokens.is_empty() {
         return keyword::decide_signs(lexicon, text, about);
@@ -251,7 +258,9 @@ fn read(lexicon: &Lexicon, original: &str, hint: Option<u8>, scratch: &mut Scrat
         return Some(answer);
     }
     grammar::tag(lexicon, text, lattice);
+    found.took_back = false;
     let said = grammar::decide(lexicon, text, lattice, found)
+        .map(|ruled| or_doubted(lexicon, text, sequence, ruled))
         .or_else(|| keyword::decide_slip(lexicon, text, core, about))
         .or_else(|| grammar::decide_mended(lexicon, text, lattice, found));
     if said.as_ref().is_some_and(|said| said.class != Class::Review) {
@@ -264,7 +273,73 @@ fn read(lexicon: &Lexicon, original: &str, hint: Option<u8>, scratch: &mut Scrat
         place.zip(text.original(clause.clone())).is_some_and(|(said, clause)| said.end <= clause.start || clause.end <= said.start)
     };
     let meant = clause.filter(|(_, clause)| complains_elsewhere(clause) || grammar::speaks_of_messages(lexicon, text, lattice, clause));
-    meant.map(|(keyword, _)| Classification { confidence: Confidence::High, ..keyword }).or(said)
+    meant
+        .map(|(keyword, _)| Classification { confidence: Confidence::High, ..keyword })
+        .or_else(|| if found.took_back { said } else { by_weight(lexicon, text, sequence, said) })
+}
+
+/// Reads what the customer wrote, without what others wrote.
+fn own_words(lexicon: &Lexicon, original: &str, stretches: &mut Vec<Range<usize>>, text: &mut Text) {
+    cut::cut(original, &lexicon.marks, stretches);
+    text.clear();
+    for stretch in stretches.iter() {
+        text.read(original, stretch.clone(), &lexicon.words);
+    }
+}
+
+/// What a rule found, unless all other words speak against it: then a person looks at it.
+fn or_doubted(lexicon: &Lexicon, text: &Text, sequence: &mut learned::Sequence, ruled: Classification) -> Classification {
+    let doubt = lexicon.learned.as_ref().filter(|_| ruled.class == Class::OptOut).and_then(|learned| learned.doubt(text, sequence));
+    match doubt {
+        Some(rule) => Classification { class: Class::Review, confidence: Confidence::Low, rule, ..ruled },
+        None => ruled,
+    }
+}
+
+/// What the words of a text weigh, where that says more than the rules said.
+fn by_weight(lexicon: &Lexicon, text: &Text, sequence: &mut learned::Sequence, said: Option<Classification>) -> Option<Classification> {
+    let weighed = lexicon.learned.as_ref().and_then(|learned| learned.weigh(text, sequence));
+    let says_more = |class| class == Class::OptOut || class == Class::Review && said.is_none();
+    let Some(weighed) = weighed.filter(|weighed| says_more(weighed.class)) else { return said };
+    Some(Classification {
+        class: weighed.class,
+        scope: said.and_then(|said| said.scope),
+        rule: weighed.rule,
+        span: text.original(0..text.tokens.len()),
+        language: weighed.language,
+        confidence: Confidence::Low,
+    })
+}
+
+/// Why a text weighs what it weighs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reasons {
+    /// Its score, in thousandths.
+    pub thousandths: i32,
+    /// Words that count most, for it or against it, and how much.
+    pub strongest: Vec<(String, i32)>,
+}
+
+/// Why a text weighs what it weighs; nothing where it is not weighed.
+pub fn reasons(lexicon: &Lexicon, text: &str, most: usize) -> Option<Reasons> {
+    let learned = lexicon.learned.as_ref()?;
+    let Scratch { text, mut sequence, .. } = read_only(lexicon, text);
+    let thousandths = learned.weigh(&text, &mut sequence)?.thousandths;
+    let strongest = learned.strongest(&text, &mut sequence, most);
+    Some(Reasons { thousandths, strongest })
+}
+
+/// The features of a text that a model may have learned a weight for, each as often as it is there; none of a text that is not
+/// weighed.
+pub fn features(lexicon: &Lexicon, text: &str) -> Vec<String> {
+    let Scratch { text, mut sequence, .. } = read_only(lexicon, text);
+    learned::names(&text, &mut sequence)
+}
+
+fn read_only(lexicon: &Lexicon, original: &str) -> Scratch {
+    let mut scratch = Scratch::default();
+    own_words(lexicon, original, &mut scratch.stretches, &mut scratch.text);
+    scratch
 }
 
 #[cfg(test)]

@@ -236,3 +236,26 @@ fn what_is_to_be_left_may_be_another_list_than_ours() {
     check_all(Class::None, &["toglietemi dalla lista d'attesa", "nehmt mich von der Warteliste", "keluarkan saya dari daftar tunggu"]);
     check_all(Class::OptOut, &["toglietemi dalla lista", "nehmt mich aus dem Verteiler", "cancelen mi pedido y no me escriban nunca más"]);
 }
+
+#[test]
+fn words_are_weighed_where_no_rule_has_an_answer() {
+    let found = decide("kindly strike our office from whatever address book you bought");
+    assert_eq!((found.class, found.rule.as_str(), found.confidence), (Class::OptOut, Some("learned.opt-out"), Confidence::Low));
+    assert_eq!(found.language.as_ref().map(LanguageCode::as_str), Some("en"));
+    assert_eq!(decide("no mushrooms on my half please").class, Class::None);
+}
+
+#[test]
+fn what_a_guard_took_back_is_not_weighed() {
+    let text = "don't ever stop sending these vouchers, they made my week";
+    assert_eq!(decide(text).class, Class::None);
+    assert!(reasons(&LEXICON, text, 0).is_some(), "it is long enough to be weighed");
+}
+
+#[test]
+fn reasons_are_the_words_that_count_most_and_the_score() {
+    let told = reasons(&LEXICON, "i have no use for these voucher mails, save the postage", 3).expect("weighed");
+    assert_eq!(told.strongest.len(), 3);
+    assert!(told.strongest.is_sorted_by_key(|(_, weight)| std::cmp::Reverse(weight.abs())), "{told:?}");
+    assert_eq!(reasons(&LEXICON, "stop it please", 3), None, "three words are not weighed");
+}
