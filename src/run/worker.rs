@@ -455,11 +455,11 @@ impl<'g, S: Stage> Thread<'g, S> {
         // The new producer has fenced the old one: what the group says now is what was committed.
         let committed = match self.group.committed(&partitions, QUERY_TIMEOUT) {
             Ok(committed) => committed,
-            Err(error) => {
-                tracing::info!(part = %self.part, %error, "waiting for committed positions");
-                return self.wait_for_the_group();
-            }
+            Err(error) => return self.wait_for_positions(&error),
         };
+        if !self.machine.is_holding() {
+            self.setup.status.ready(&self.part);
+        }
         self.start_again(stage)?;
         self.machine.renewed(&partitions.into_iter().zip(committed).collect());
         self.group.rewind(&self.machine.rewind_positions())?;
@@ -467,7 +467,8 @@ impl<'g, S: Stage> Thread<'g, S> {
     }
 
     /// Between two questions to the group that it does not answer: it may have fenced this member meanwhile.
-    fn wait_for_the_group(&mut self) -> Result<(), EdgeError> {
+    fn wait_for_positions(&mut self, error: &impl std::fmt::Display) -> Result<(), EdgeError> {
+        self.setup.status.unready(&self.part, Unready::Waiting { what: "committed positions", why: error.to_string() });
         self.group.attend()?;
         self.setup.stop.sleep(RETRY_AFTER);
         Ok(())
@@ -487,10 +488,7 @@ impl<'g, S: Stage> Thread<'g, S> {
     fn take(&mut self, partitions: &[TopicPartition]) -> Result<(), EdgeError> {
         let starts = match self.group.starts(partitions, self.offsets, QUERY_TIMEOUT) {
             Ok(starts) => starts,
-            Err(error) => {
-                self.setup.status.unready(&self.part, Unready::Waiting { what: "committed positions", why: error.to_string() });
-                return self.wait_for_the_group();
-            }
+            Err(error) => return self.wait_for_positions(&error),
         };
         if !self.machine.is_holding() {
             self.setup.status.ready(&self.part);

@@ -99,7 +99,7 @@ const DEV: Floors = Floors {
     free_form_other: 0.87,
     opt_outs: 0.86,
     opt_outs_review_half: 0.88,
-    hard_negatives_opt_out: 0.025,
+    hard_negatives_opt_out: 0.03,
     hard_negatives_review: 0.03,
     ambiguous: 0.70,
     help: 1.0,
@@ -108,12 +108,12 @@ const DEV: Floors = Floors {
 /// What the part must reach that nobody looks at.
 const HELD_OUT: Floors = Floors {
     keywords_and_buttons: 0.97,
-    free_form_english: 0.85,
-    free_form_other: 0.88,
-    opt_outs: 0.88,
-    opt_outs_review_half: 0.90,
-    hard_negatives_opt_out: 0.0125,
-    hard_negatives_review: 0.03,
+    free_form_english: 0.86,
+    free_form_other: 0.90,
+    opt_outs: 0.89,
+    opt_outs_review_half: 0.91,
+    hard_negatives_opt_out: 0.01,
+    hard_negatives_review: 0.02,
     ambiguous: 0.70,
     help: 1.0,
 };

@@ -30,8 +30,8 @@ fn campaign(world: &World, end: &AtomicBool, sent: &AtomicUsize, stoppers: usize
     }
 }
 
-/// Ends the campaign, also when a check fails: otherwise the test would wait for it for ever.
-struct EndOnDrop<'a>(&'a AtomicBool);
+/// Ends what goes on beside a check, also when that fails: otherwise the test would wait for it for ever.
+pub struct EndOnDrop<'a>(pub &'a AtomicBool);
 
 impl Drop for EndOnDrop<'_> {
     fn drop(&mut self) {

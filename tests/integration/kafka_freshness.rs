@@ -21,6 +21,7 @@ use stopgate::run::view::SharedView;
 use stopgate::run::worker::Setup;
 use stopgate::stage::worker::{Fencing, Pace};
 
+use super::kafka_exactly_once::EndOnDrop;
 use crate::support::broker::Broker;
 use crate::support::kafka::{Producer, Received};
 use crate::support::records::OPTED_OUT;
@@ -46,6 +47,7 @@ fn leaks(world: &World, stop: impl Fn(&Producer, usize) + Sync) -> usize {
     let outcomes = world.outcomes();
     let (next, done) = (AtomicUsize::new(0), AtomicBool::new(false));
     let load = std::thread::scope(|scope| {
+        let under_way = EndOnDrop(&done);
         let load = scope.spawn(|| {
             let producer = world.kafka.producer();
             let mut sent = 0;
@@ -76,7 +78,7 @@ fn leaks(world: &World, stop: impl Fn(&Producer, usize) + Sync) -> usize {
         for worker in workers {
             worker.join().expect("a pair was made");
         }
-        done.store(true, Ordering::Relaxed);
+        drop(under_way);
         load.join().expect("the load went on")
     });
     let patience = Duration::from_secs(150 + pairs as u64 / 100);

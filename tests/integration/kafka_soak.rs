@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use super::kafka_exactly_once::EndOnDrop;
 use super::kafka_network::behind_a_proxy;
 use super::kafka_torture::is_long;
 use crate::support::broker::Broker;
@@ -58,6 +59,7 @@ fn under_churn_memory_stays_flat_and_nothing_stalls() {
     service.ready();
     let ended = AtomicBool::new(false);
     let sent = std::thread::scope(|scope| {
+        let under_way = EndOnDrop(&ended);
         let churning = scope.spawn(|| churn(&world, &ended));
         let began = Instant::now();
         let (mut memory, mut last, mut moved) = (Vec::new(), 0.0, Instant::now());
@@ -70,7 +72,7 @@ fn under_churn_memory_stays_flat_and_nothing_stalls() {
             assert!(moved.elapsed() < STALL, "no outcome for {STALL:?} after {last}");
             memory.push(service.resident_bytes().0);
         }
-        ended.store(true, Ordering::Relaxed);
+        drop(under_way);
         let sent = churning.join().expect("the churn");
         // The first third warms up: buffers, the set, the client's queues.
         let median = |part: &[u64]| {

@@ -3,7 +3,6 @@
 //!
 //! `STOPGATE_LONG=1`: 100 kills instead of 5.
 
-use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use super::kafka_exactly_once::{assert_no_leak_after_a_stop, assert_one_confirmation_each, survives};
@@ -17,14 +16,6 @@ const SHORT_SESSIONS: &str = "[kafka]\n\"session.timeout.ms\" = \"3000\"\n\"hear
 /// Whether there is time for more than every run can take.
 pub fn is_long() -> bool {
     std::env::var_os("STOPGATE_LONG").is_some()
-}
-
-/// The same for a suite that is left out otherwise, which is told.
-pub fn is_long_or_told(suite: &str) -> bool {
-    if !is_long() {
-        drop(writeln!(std::io::stderr(), "skipped {suite}: it takes a minute; set STOPGATE_LONG=1"));
-    }
-    is_long()
 }
 
 fn kills() -> usize {

@@ -34,7 +34,7 @@ struct Match {
 pub(super) struct Found {
     rules: Vec<Match>,
     guards: Vec<Match>,
-    /// A guard took an opt-out back.
+    /// An opt-out was taken back: by a guard, or because it is about business.
     pub(super) took_back: bool,
 }
 
@@ -125,6 +125,7 @@ pub(super) fn decide(lexicon: &Lexicon, text: &Text, lattice: &Lattice, found: &
             continue;
         };
         if class == Class::OptOut && is_about_business(lexicon, text, lattice, rule) {
+            found.took_back = true;
             continue;
         }
         if said.part != Part::Whole || class == Class::Review {

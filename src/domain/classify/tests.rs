@@ -239,7 +239,7 @@ fn what_is_to_be_left_may_be_another_list_than_ours() {
 
 #[test]
 fn words_are_weighed_where_no_rule_has_an_answer() {
-    let found = decide("kindly strike our office from whatever address book you bought");
+    let found = decide("kindly strike our office from every address book you bought for these offers");
     assert_eq!((found.class, found.rule.as_str(), found.confidence), (Class::OptOut, Some("learned.opt-out"), Confidence::Low));
     assert_eq!(found.language.as_ref().map(LanguageCode::as_str), Some("en"));
     assert_eq!(decide("no mushrooms on my half please").class, Class::None);
