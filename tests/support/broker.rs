@@ -93,7 +93,9 @@ impl Broker {
     /// If there is none and `STOPGATE_REQUIRE_BROKER=1`, or if there is one that does not work.
     pub fn shared() -> Option<&'static Broker> {
         static SHARED: OnceLock<Result<Broker, Unavailable>> = OnceLock::new();
-        match SHARED.get_or_init(|| Broker::find(&Options::default())) {
+        // Nobody restarts it, and on a busy machine it may be late.
+        let patient = || Options { properties: vec![("broker.session.timeout.ms".into(), "30000".into())], ..Options::default() };
+        match SHARED.get_or_init(|| Broker::find(&patient())) {
             Ok(broker) => Some(broker),
             Err(why) => skip_or_fail(why),
         }

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
@@ -16,7 +16,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, DeliveryResult, Header, Headers, Message, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::wait::{DEADLINE, wait_for};
@@ -539,7 +539,7 @@ fn received(message: &BorrowedMessage<'_>) -> Received {
 /// Where the acknowledgements of one [`Producer`] arrive: by the number of the record, position or refusal.
 #[derive(Clone, Default)]
 struct Acknowledgements {
-    outcomes: Arc<Mutex<HashMap<usize, Outcome>>>,
+    outcomes: Arc<(Mutex<HashMap<usize, Outcome>>, Condvar)>,
 }
 
 type Outcome = Result<(i32, i64), KafkaError>;
@@ -554,14 +554,16 @@ impl ProducerContext for Acknowledgements {
             Ok(message) => Ok((message.partition(), message.offset())),
             Err((error, _)) => Err(error.clone()),
         };
-        let mut outcomes = self.outcomes.lock().unwrap_or_else(|broken| broken.into_inner());
-        outcomes.insert(*number, outcome);
+        let (outcomes, came) = &*self.outcomes;
+        outcomes.lock().unwrap_or_else(PoisonError::into_inner).insert(*number, outcome);
+        came.notify_all();
     }
 }
 
-/// A producer that returns only with the acknowledgement.
+/// A producer that returns only with the acknowledgement. A thread of the client waits for these, so that dozens who wait cost
+/// nothing: those who polled themselves took the processors from the broker.
 pub struct Producer {
-    inner: BaseProducer<Acknowledgements>,
+    inner: ThreadedProducer<Acknowledgements>,
     acknowledgements: Acknowledgements,
     count: AtomicUsize,
 }
@@ -595,18 +597,14 @@ impl Producer {
             numbers.push(number);
             self.enqueue(topic, &record, number);
         }
-        // A long poll would wait all its time, however early the last acknowledgement comes.
-        let started = Instant::now();
-        loop {
-            self.inner.poll(Duration::from_millis(1));
-            let mut outcomes = self.acknowledgements.outcomes.lock().unwrap_or_else(|broken| broken.into_inner());
-            if numbers.last().is_none_or(|last| outcomes.contains_key(last)) && numbers.iter().all(|number| outcomes.contains_key(number)) {
-                let taken = numbers.iter().filter_map(|number| outcomes.remove(number));
-                return taken.map(|outcome| outcome.unwrap_or_else(|error| panic!("{topic} refused a record: {error}"))).collect();
-            }
-            drop(outcomes);
-            assert!(started.elapsed() < DEADLINE * 2, "{topic} did not acknowledge within {:?}", DEADLINE * 2);
-        }
+        let (outcomes, came) = &*self.acknowledgements.outcomes;
+        let waiting = |outcomes: &mut HashMap<usize, Outcome>| !numbers.iter().rev().all(|number| outcomes.contains_key(number));
+        let guard = outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut outcomes, waited) = came.wait_timeout_while(guard, DEADLINE * 2, waiting).unwrap_or_else(PoisonError::into_inner);
+        assert!(!waited.timed_out(), "{topic} did not acknowledge within {:?}", DEADLINE * 2);
+        let taken: Vec<Outcome> = numbers.iter().filter_map(|number| outcomes.remove(number)).collect();
+        drop(outcomes);
+        taken.into_iter().map(|outcome| outcome.unwrap_or_else(|error| panic!("{topic} refused a record: {error}"))).collect()
     }
 
     fn enqueue(&self, topic: &str, record: &Record, number: usize) {
@@ -625,9 +623,7 @@ impl Producer {
             }
             match self.inner.send::<[u8], [u8]>(message) {
                 Ok(()) => return,
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
-                    self.inner.poll(Duration::from_millis(1));
-                }
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => std::thread::sleep(Duration::from_millis(1)),
                 Err((error, _)) => panic!("cannot produce to {topic}: {error}"),
             }
         }
@@ -645,7 +641,7 @@ impl Producer {
         self.check("abort_transaction", |inner| inner.abort_transaction(REQUEST));
     }
 
-    fn check(&self, name: &str, call: impl Fn(&BaseProducer<Acknowledgements>) -> Result<(), KafkaError>) {
+    fn check(&self, name: &str, call: impl Fn(&ThreadedProducer<Acknowledgements>) -> Result<(), KafkaError>) {
         wait_for(name, DEADLINE, || match call(&self.inner) {
             Ok(()) => Ok(()),
             Err(KafkaError::Transaction(error)) if error.is_retriable() => Err(error.to_string()),
