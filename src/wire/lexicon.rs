@@ -356,6 +356,7 @@ mod tests {
                 head.replace("-400", "-200"),
                 "learned.tsv:1: doubt lies above constant or review: a rule would be doubted of whose words nothing is known",
             ),
+            (head.replace("-300", "-99999"), "learned.tsv:1: a constant beyond 32,767"),
             (head.replace("100", "501"), "learned.tsv:1: the threshold of review lies above that of opt_out"),
         ] {
             assert_eq!(refusal(&lines).as_deref(), Some(why));

@@ -81,6 +81,9 @@ impl Learned {
     /// Checks and compiles a model.
     pub(super) fn build(data: &LearnedData) -> Result<Self, LexiconFault> {
         let fault = |line, reason: &str| LexiconFault { file: data.file.clone(), line, reason: reason.to_owned() };
+        if i16::try_from(data.constant).is_err() {
+            return Err(fault(1, "a constant beyond 32,767"));
+        }
         if data.review > data.opt_out {
             return Err(fault(1, "the threshold of review lies above that of opt_out"));
         }
