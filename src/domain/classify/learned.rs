@@ -6,9 +6,9 @@
 //! opt-out, from a lower one on a person looks at it; and at a very low one a rule's opt-out is doubted. The weights are lines that a reader can judge, in a file beside the
 //! language files; `examples/learn.rs` writes it from `tests/labelled/dev`.
 //!
-//! Invariants: rules come first, what a rule or a keyword decides is not weighed; a score opts nobody in; sums are of whole
-//! numbers, so that every machine gets the same. Two features share a weight if their hashes do: of a text's features that
-//! are none of the model's, one in 40,000 meets one.
+//! Invariants: rules come first, what a keyword decides is not weighed and what a rule decides is at most doubted; a score opts
+//! nobody in; sums are of whole numbers, so that every machine gets the same. Two features share a weight if what is kept of their
+//! hashes is the same: of a text's other features fewer than one in a thousand million meets one of the model's.
 //!
 //! Absent: the file's format (`wire::lexicon`), and learning.
 
@@ -38,7 +38,7 @@ const IS_PIECE: char = '*';
 /// A feature's weight.
 #[derive(Clone, Copy, Debug)]
 struct Weight {
-    /// Half of the feature's hash; the other half says where to look.
+    /// What is kept of the feature's hash; the whole says where to look.
     check: u32,
     thousandths: i16,
     /// The language in which it was mostly seen, by number.
@@ -242,7 +242,7 @@ fn find(weights: &HashTable<Weight>, hash: u64) -> Option<&Weight> {
     weights.find(hash, |weight| weight.check == check(hash))
 }
 
-/// The half of a hash that the table does not go by first.
+/// What is kept of a hash.
 fn check(hash: u64) -> u32 {
     hash as u32 ^ (hash >> 32) as u32
 }
@@ -326,7 +326,6 @@ mod tests {
     #[test]
     fn the_score_is_the_weights_over_the_root_of_the_number_of_features_plus_the_constant() {
         let model = model(&[("lose my", 2_000, "en"), ("*<num", 1_000, "en"), ("numer", -9_000, "xx")]);
-        // Four words, three pairs and two with a break, as many triples less one, and five pieces of "number".
         let weighed = weigh(&model, "lose my number now").expect("weighed");
         let features = names(&text("lose my number now"), &mut Sequence::default()).len() as f64;
         assert_eq!(weighed.thousandths, (3_000.0 / features.sqrt()) as i32 - 500);

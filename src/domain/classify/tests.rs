@@ -247,9 +247,14 @@ fn words_are_weighed_where_no_rule_has_an_answer() {
 
 #[test]
 fn what_a_guard_took_back_is_not_weighed() {
-    let text = "don't ever stop sending these vouchers, they made my week";
-    assert_eq!(decide(text).class, Class::None);
-    assert!(reasons(&LEXICON, text, 0).is_some(), "it is long enough to be weighed");
+    // Its words alone would make it an opt-out.
+    check_all(Class::None, &["pls dont stop ang promos nyo"]);
+}
+
+#[test]
+fn a_rule_is_doubted_where_all_other_words_speak_against_it() {
+    let found = decide("I told the other company to stop emailing, where is my order and when will it be delivered");
+    assert_eq!((found.class, found.rule.as_str(), found.confidence), (Class::Review, Some("learned.doubt"), Confidence::Low));
 }
 
 #[test]
