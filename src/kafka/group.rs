@@ -60,13 +60,13 @@ impl ConsumerContext for GroupContext {
 /// One received record, borrowed from the client.
 pub struct Received<'a> {
     consumed: Consumed<'a>,
-    topic: TopicName,
+    topic: &'a TopicName,
     /// It was looked through for headers and has none: the client would decode their absence each time anew.
     bare: Cell<bool>,
 }
 
 impl<'a> Received<'a> {
-    pub(super) fn of(consumed: Consumed<'a>, topic: TopicName) -> Self {
+    pub(super) fn of(consumed: Consumed<'a>, topic: &'a TopicName) -> Self {
         Self { consumed, topic, bare: Cell::new(false) }
     }
 
@@ -76,8 +76,8 @@ impl<'a> Received<'a> {
     }
 
     /// The topic it was read from.
-    pub fn topic(&self) -> &TopicName {
-        &self.topic
+    pub fn topic(&self) -> &'a TopicName {
+        self.topic
     }
 
     /// Its partition.
@@ -100,7 +100,7 @@ impl<'a> Received<'a> {
     /// The record with the headers that [`Received::headers`] found.
     pub fn record<'r>(&'r self, headers: &'r [Header<'r>]) -> Record<'r> {
         Record {
-            topic: &self.topic,
+            topic: self.topic,
             partition: self.partition(),
             offset: self.offset(),
             timestamp_ms: self.consumed.timestamp_ms(),
@@ -226,14 +226,14 @@ impl GroupConsumer {
     }
 
     /// Runs of one topic are the rule: the name is shared with the record before.
-    fn topic_of(&self, consumed: &Consumed<'_>, before: Option<&Received<'_>>) -> Option<TopicName> {
+    fn topic_of<'a>(&'a self, consumed: &Consumed<'_>, before: Option<&Received<'a>>) -> Option<&'a TopicName> {
         if let Some(before) = before
             && before.consumed.topic_number() == consumed.topic_number()
         {
-            return Some(before.topic.clone());
+            return Some(before.topic);
         }
         let name = consumed.topic()?;
-        self.topics.iter().find(|topic| ***topic == *name).cloned()
+        self.topics.iter().find(|topic| ***topic == *name)
     }
 
     fn consumer(&self) -> &BaseConsumer<GroupContext> {

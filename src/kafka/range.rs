@@ -118,7 +118,7 @@ impl<'r> Cursor<'r> {
         loop {
             for consumed in self.taken.by_ref() {
                 if consumed.error().is_none() {
-                    return Ok(Some(Received::of(consumed, self.reader.topic.clone())));
+                    return Ok(Some(Received::of(consumed, &self.reader.topic)));
                 }
             }
             if self.open.is_empty() {

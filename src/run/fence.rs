@@ -153,8 +153,10 @@ impl<L: Logs> Fence<L> {
     }
 }
 
-/// A fence that is asked on a thread of its own: whoever asks can read records until the answer is there.
+/// A fence that is asked on a thread of its own: whoever asks can decide other records until the answer is there.
 pub struct FenceAside {
+    /// A question is out whose answer was not taken.
+    is_asked: bool,
     questions: mpsc::Sender<Duration>,
     answers: mpsc::Receiver<Result<Passed, Waiting>>,
     metrics: Arc<Metrics>,
@@ -173,21 +175,26 @@ impl FenceAside {
                 }
             }
         })?;
-        Ok(Self { questions, answers, metrics })
+        Ok(Self { is_asked: false, questions, answers, metrics })
     }
 
-    /// Asks the ends now. What was received before this call may be decided after an `Ok` of [`FenceAside::answer`],
-    /// which must be called once for each question.
-    pub fn ask(&self, patience: Duration) {
+    /// Asks the ends now. What was received before this call may be decided after an `Ok` of [`FenceAside::answer`]. The
+    /// answer to a question that is out already is waited for and dropped.
+    pub fn ask(&mut self, patience: Duration) {
+        if self.is_asked {
+            drop(self.answer());
+        }
         // The thread ends by a panic alone, which the answer tells.
         let _told_by_the_answer = self.questions.send(patience);
+        self.is_asked = true;
     }
 
-    /// The answer to the question that was asked.
+    /// The answer to the question that is out. There must be one.
     ///
     /// # Panics
     /// Where the fence's thread has panicked: a broken invariant stops the process.
-    pub fn answer(&self) -> Result<Passed, Waiting> {
+    pub fn answer(&mut self) -> Result<Passed, Waiting> {
+        self.is_asked = false;
         let began = Instant::now();
         let Ok(answer) = self.answers.recv() else { panic!("the fence's thread has ended") };
         self.metrics.fence_wait_seconds.observe(began.elapsed().as_secs_f64());

@@ -180,13 +180,13 @@ impl Stage for FilterStage {
     }
 
     fn ask_fence(&mut self, patience: Duration) {
-        if let Some(fence) = &self.fence {
+        if let Some(fence) = &mut self.fence {
             fence.ask(patience);
         }
     }
 
     fn fence_answer(&mut self) -> Result<(), Waiting> {
-        if let Some(fence) = &self.fence {
+        if let Some(fence) = &mut self.fence {
             self.passed = Some(fence.answer()?);
         }
         if let Some(guidance) = self.guidance.as_mut().filter(|guidance| !guidance.fenced) {

@@ -10,7 +10,7 @@ use crate::kafka::producer::{Limits, TransactionalProducer};
 use crate::kafka::{Connection, EdgeError};
 use crate::metrics::{self, Metrics};
 use crate::record::{TopicName, TopicPartition};
-use crate::stage::worker::{Pace, Step, Trouble, Worker};
+use crate::stage::worker::{Fencing, Pace, Step, Trouble, Worker};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -26,10 +26,11 @@ pub trait Stage {
     /// Reads a record.
     fn read(&mut self, received: &Received<'_>) -> Self::Read;
 
-    /// Asks the fence for all that was received before, to be answered within so long.
+    /// Asks the fence for all that was received before, to be answered within so long. A question that is out already is
+    /// given up.
     fn ask_fence(&mut self, patience: Duration);
 
-    /// The fence's answer, to be taken once for each question.
+    /// The fence's answer to the question that is out.
     fn fence_answer(&mut self) -> Result<(), Waiting>;
 
     /// Decides a batch at one position of the view and hands what follows to the producers, in an open transaction.
@@ -84,9 +85,9 @@ pub struct Setup {
 }
 
 /// Most records received before they are decided: a fence costs as much as some hundred records.
-const BATCH: usize = 8192;
-/// Records taken from the client at a time, and read while the processor still has them at hand.
-const CHUNK: usize = 512;
+const BATCH: usize = 16_384;
+/// Records read, looked up and passed on together: so few that the processor's own cache holds them all the while.
+const CHUNK: usize = 1024;
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A commit that takes longer than the transaction may live is lost anyway.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -129,14 +130,16 @@ impl Setup {
     fn run_member<S: Stage>(&self, offsets: &OffsetsClient, stage: &mut S) -> Result<(), EdgeError> {
         let Some(producer) = self.new_producer()? else { return Ok(()) };
         let group = GroupConsumer::new(&self.connection, &self.group, &self.member, &self.topics)?;
-        let mut thread: Thread<'_, S> = Thread {
+        let mut thread = Thread {
             setup: self,
+            stage,
             group: &group,
             offsets,
             producer,
             machine: Worker::new(self.pace),
             pending: Vec::new(),
             ahead: Vec::new(),
+            asked_ahead: false,
             is_broken: false,
             held: false,
             stuck: BTreeSet::new(),
@@ -148,7 +151,7 @@ impl Setup {
             began: Instant::now(),
             part: self.part(),
         };
-        let result = thread.turn_until_stopped(stage);
+        let result = thread.turn_until_stopped();
         if thread.machine.is_holding() {
             self.metrics.holding_workers.dec();
         }
@@ -184,14 +187,17 @@ impl Setup {
 
 struct Thread<'g, S: Stage> {
     setup: &'g Setup,
+    stage: &'g mut S,
     group: &'g GroupConsumer,
     offsets: &'g OffsetsClient,
     producer: TransactionalProducer,
     machine: Worker,
     /// Received and not decided.
-    pending: Vec<Incoming<'g, S::Read>>,
-    /// Received while the fence was asked for `pending`: of the next batch.
-    ahead: Vec<Incoming<'g, S::Read>>,
+    pending: Vec<Received<'g>>,
+    /// Received before `pending` was decided: the next batch.
+    ahead: Vec<Received<'g>>,
+    /// The fence was asked after the last of `ahead`, or of what is `pending` by now, had been received.
+    asked_ahead: bool,
     /// The client stopped reading some partition meanwhile.
     is_broken: bool,
     /// What is pending was held: expired sends are told from others by the clock.
@@ -213,7 +219,7 @@ struct Thread<'g, S: Stage> {
 }
 
 impl<'g, S: Stage> Thread<'g, S> {
-    fn turn_until_stopped(&mut self, stage: &mut S) -> Result<(), EdgeError> {
+    fn turn_until_stopped(&mut self) -> Result<(), EdgeError> {
         let mut drain_until: Option<Instant> = None;
         loop {
             if self.setup.stop.is_asked() {
@@ -229,21 +235,21 @@ impl<'g, S: Stage> Thread<'g, S> {
             }
             self.look_for_unowned()?;
             match self.machine.next(self.now_ms()) {
-                Step::Receive { wait_ms } => self.receive(stage, Duration::from_millis(wait_ms))?,
-                Step::Fence { patience_ms } => self.fence(stage, Duration::from_millis(patience_ms))?,
-                Step::Decide => self.decide(stage)?,
-                Step::Expire => self.expire(stage)?,
-                Step::Commit => self.commit(stage)?,
-                Step::Abort => self.abort(stage)?,
-                Step::Renew => self.renew(stage)?,
+                Step::Receive { wait_ms } => self.receive(Duration::from_millis(wait_ms))?,
+                Step::Fence { patience_ms } => self.fence(Duration::from_millis(patience_ms))?,
+                Step::Decide => self.decide()?,
+                Step::Expire => self.expire()?,
+                Step::Commit => self.commit()?,
+                Step::Abort => self.abort()?,
+                Step::Renew => self.renew()?,
                 Step::Take(partitions) => {
-                    stage.taken(&partitions);
+                    self.stage.taken(&partitions);
                     self.take(&partitions)?;
                 }
                 Step::Give(partitions) => {
                     let stays = |received: &Received<'_>| !partitions.contains(&(received.topic().clone(), received.partition()));
-                    self.pending.retain(|incoming| stays(&incoming.received));
-                    self.ahead.retain(|incoming| stays(&incoming.received));
+                    self.pending.retain(stays);
+                    self.ahead.retain(stays);
                     self.stuck.retain(|partition| !partitions.contains(partition));
                     self.tell_stuck();
                     self.group.give(&partitions)?;
@@ -296,13 +302,18 @@ impl<'g, S: Stage> Thread<'g, S> {
         self.machine.partitions().cloned().collect()
     }
 
-    fn receive(&mut self, stage: &mut S, wait: Duration) -> Result<(), EdgeError> {
+    fn receive(&mut self, wait: Duration) -> Result<(), EdgeError> {
         let before = self.pending.len();
         self.producer.serve();
+        // A rebalance may have taken all of it away.
+        self.asked_ahead &= self.pending.is_empty() && !self.ahead.is_empty();
         self.pending.append(&mut self.ahead);
-        let wait = if self.pending.len() > before { Duration::ZERO } else { wait };
-        let met = read_more(self.group, stage, wait, before + BATCH, &mut self.pending)?;
-        if std::mem::take(&mut self.is_broken) || met == Met::Broken {
+        // What the fence was asked for already is a batch by itself: what came after the question needs another one.
+        if !self.asked_ahead {
+            let wait = if self.pending.len() > before { Duration::ZERO } else { wait };
+            self.is_broken |= self.group.receive(wait, before + BATCH - self.pending.len(), &mut self.pending)? == Met::Broken;
+        }
+        if std::mem::take(&mut self.is_broken) {
             self.find_stuck();
         }
         let received = self.pending.len() - before;
@@ -313,14 +324,30 @@ impl<'g, S: Stage> Thread<'g, S> {
         Ok(())
     }
 
-    /// Asks the fence for what is pending. While the brokers answer, which takes milliseconds where they are busy, more is
-    /// received and read; it belongs to the next batch, whose fence is asked after this.
-    fn fence(&mut self, stage: &mut S, patience: Duration) -> Result<(), EdgeError> {
+    /// Receives the next batch and asks the fence for it. The brokers answer, which takes milliseconds where they are
+    /// busy, while this batch is decided.
+    fn ask_ahead(&mut self) -> Result<(), EdgeError> {
+        if self.setup.pace.fencing == Fencing::EveryBatch && self.ahead.is_empty() {
+            self.is_broken |= self.group.receive(Duration::ZERO, BATCH, &mut self.ahead)? == Met::Broken;
+            if !self.ahead.is_empty() {
+                self.stage.ask_fence(Duration::from_millis(self.setup.pace.transaction_ms));
+                self.asked_ahead = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the fence of what is pending. A question that was asked ahead had the patience of a batch in between: if
+    /// it was not enough, the fence is asked anew.
+    fn fence(&mut self, patience: Duration) -> Result<(), EdgeError> {
         let was_holding = self.machine.is_holding();
-        stage.ask_fence(patience);
-        let met = if was_holding { Ok(Met::Nothing) } else { read_more(self.group, stage, Duration::ZERO, BATCH, &mut self.ahead) };
-        let answer = stage.fence_answer();
-        self.is_broken |= met? == Met::Broken;
+        let opened_ahead = std::mem::take(&mut self.asked_ahead) && self.stage.fence_answer().is_ok();
+        let answer = if opened_ahead {
+            Ok(())
+        } else {
+            self.stage.ask_fence(patience);
+            self.stage.fence_answer()
+        };
         match answer {
             Ok(()) => self.machine.fenced(true, self.now_ms()),
             Err(waiting) => {
@@ -336,10 +363,11 @@ impl<'g, S: Stage> Thread<'g, S> {
         Ok(())
     }
 
-    fn decide(&mut self, stage: &mut S) -> Result<(), EdgeError> {
+    fn decide(&mut self) -> Result<(), EdgeError> {
+        self.ask_ahead()?;
         let pending = std::mem::take(&mut self.pending);
         let held_until = std::mem::take(&mut self.held).then(now);
-        let decided = self.decide_records(stage, pending, held_until, true)?;
+        let decided = self.decide_records(pending, held_until, true)?;
         if let Some(next) = decided {
             self.machine.decided(&next, self.now_ms());
         }
@@ -349,26 +377,25 @@ impl<'g, S: Stage> Thread<'g, S> {
     /// Decides records within a transaction; `None` where that went wrong and the machine knows.
     fn decide_records(
         &mut self,
-        stage: &mut S,
-        records: Vec<Incoming<'g, S::Read>>,
+        records: Vec<Received<'g>>,
         held_until: Option<Timestamp>,
         fenced: bool,
     ) -> Result<Option<BTreeMap<TopicPartition, u64>>, EdgeError> {
-        let mut ends: Vec<(&TopicName, u32, u64)> = Vec::new();
-        for Incoming { received, .. } in &records {
-            let after = received.offset() + 1;
-            match ends.iter_mut().rev().find(|(topic, partition, _)| *partition == received.partition() && *topic == received.topic()) {
-                Some((_, _, end)) => *end = after.max(*end),
-                None => ends.push((received.topic(), received.partition(), after)),
+        let mut decided: BTreeMap<TopicPartition, u64> = BTreeMap::new();
+        let mut left = records.into_iter();
+        while left.len() > 0 {
+            let read = |received| Incoming { read: self.stage.read(&received), received };
+            let records: Vec<Incoming<'g, S::Read>> = left.by_ref().take(CHUNK).map(read).collect();
+            let next = ends_of(&records);
+            let first_of = |partition: &TopicPartition| decided.get(partition).copied().or_else(|| self.machine.decided_up_to(partition));
+            let first = next.keys().filter_map(|partition| Some((partition.clone(), first_of(partition)?))).collect();
+            let result = self.begin_if_needed().and_then(|()| self.stage.decide(Batch { records, first, held_until, fenced }, &self.producer));
+            if let Err(error) = result {
+                return self.trouble(error).map(|()| None);
             }
+            decided.extend(next);
         }
-        let next: BTreeMap<TopicPartition, u64> = ends.into_iter().map(|(topic, partition, end)| ((topic.clone(), partition), end)).collect();
-        let first = next.keys().filter_map(|partition| Some((partition.clone(), self.machine.decided_up_to(partition)?))).collect();
-        let result = self.begin_if_needed().and_then(|()| stage.decide(Batch { records, first, held_until, fenced }, &self.producer));
-        match result {
-            Ok(()) => Ok(Some(next)),
-            Err(error) => self.trouble(error).map(|()| None),
-        }
+        Ok(Some(decided))
     }
 
     fn begin_if_needed(&mut self) -> Result<(), EdgeError> {
@@ -380,17 +407,18 @@ impl<'g, S: Stage> Thread<'g, S> {
     }
 
     /// While holding: the longest head of each partition's records that may leave does.
-    fn expire(&mut self, stage: &mut S) -> Result<(), EdgeError> {
+    fn expire(&mut self) -> Result<(), EdgeError> {
         let now = now();
         let mut stays: BTreeSet<TopicPartition> = BTreeSet::new();
         let (mut leaving, mut left) = (Vec::new(), Vec::new());
-        for incoming in std::mem::take(&mut self.pending) {
-            let partition = (incoming.received.topic().clone(), incoming.received.partition());
-            if !stays.contains(&partition) && stage.may_leave_hold(&incoming.read, now) {
-                leaving.push(incoming);
+        for received in std::mem::take(&mut self.pending) {
+            let partition = (received.topic().clone(), received.partition());
+            let read = self.stage.read(&received);
+            if !stays.contains(&partition) && self.stage.may_leave_hold(&read, now) {
+                leaving.push(received);
             } else {
                 stays.insert(partition);
-                left.push(incoming);
+                left.push(received);
             }
         }
         self.pending = left;
@@ -398,24 +426,24 @@ impl<'g, S: Stage> Thread<'g, S> {
             self.machine.expired(&BTreeMap::new(), !self.pending.is_empty(), self.now_ms());
             return Ok(());
         }
-        if let Some(next) = self.decide_records(stage, leaving, Some(now), false)? {
+        if let Some(next) = self.decide_records(leaving, Some(now), false)? {
             self.machine.expired(&next, !self.pending.is_empty(), self.now_ms());
         }
         Ok(())
     }
 
-    fn commit(&mut self, stage: &mut S) -> Result<(), EdgeError> {
+    fn commit(&mut self) -> Result<(), EdgeError> {
         let began = Instant::now();
         let positions = self.machine.uncommitted();
         let result = self
             .begin_if_needed()
-            .and_then(|()| stage.settle(began + COMMIT_TIMEOUT))
+            .and_then(|()| self.stage.settle(began + COMMIT_TIMEOUT))
             .and_then(|()| self.producer.commit(&positions, self.group, COMMIT_TIMEOUT));
         self.count_transaction(if result.is_ok() { "committed" } else { "failed" });
         match result {
             Ok(()) => {
                 self.machine.committed();
-                stage.committed();
+                self.stage.committed();
                 self.begun = false;
                 if std::mem::take(&mut self.failures) >= FAILURES_TOLD {
                     self.setup.status.ready(&self.part);
@@ -428,7 +456,7 @@ impl<'g, S: Stage> Thread<'g, S> {
         }
     }
 
-    fn abort(&mut self, stage: &mut S) -> Result<(), EdgeError> {
+    fn abort(&mut self) -> Result<(), EdgeError> {
         self.count_transaction("aborted");
         if self.begun
             && let Err(error) = self.producer.abort(COMMIT_TIMEOUT)
@@ -438,13 +466,13 @@ impl<'g, S: Stage> Thread<'g, S> {
             return Ok(());
         }
         self.begun = false;
-        self.start_again(stage)?;
+        self.start_again()?;
         self.group.rewind(&self.machine.rewind_positions())?;
         self.machine.aborted();
         self.pause_again()
     }
 
-    fn renew(&mut self, stage: &mut S) -> Result<(), EdgeError> {
+    fn renew(&mut self) -> Result<(), EdgeError> {
         self.count_transaction("renewed");
         match self.setup.new_producer()? {
             Some(producer) => self.producer = producer,
@@ -460,7 +488,7 @@ impl<'g, S: Stage> Thread<'g, S> {
         if !self.machine.is_holding() {
             self.setup.status.ready(&self.part);
         }
-        self.start_again(stage)?;
+        self.start_again()?;
         self.machine.renewed(&partitions.into_iter().zip(committed).collect());
         self.group.rewind(&self.machine.rewind_positions())?;
         self.pause_again()
@@ -474,11 +502,12 @@ impl<'g, S: Stage> Thread<'g, S> {
         Ok(())
     }
 
-    fn start_again(&mut self, stage: &mut S) -> Result<(), EdgeError> {
+    fn start_again(&mut self) -> Result<(), EdgeError> {
         self.pending.clear();
         self.ahead.clear();
+        self.asked_ahead = false;
         self.held = false;
-        stage.start_again()
+        self.stage.start_again()
     }
 
     fn pause_again(&self) -> Result<(), EdgeError> {
@@ -584,27 +613,17 @@ impl<'g, S: Stage> Thread<'g, S> {
     }
 }
 
-/// Receives and reads until `into` holds `max` records or none is at hand; waits at most `wait` for the first.
-fn read_more<'g, S: Stage>(
-    group: &'g GroupConsumer,
-    stage: &mut S,
-    wait: Duration,
-    max: usize,
-    into: &mut Vec<Incoming<'g, S::Read>>,
-) -> Result<Met, EdgeError> {
-    let mut received = Vec::new();
-    let mut wait = wait;
-    while into.len() < max {
-        let wanted = CHUNK.min(max - into.len());
-        let met = group.receive(wait, wanted, &mut received)?;
-        let got = received.len();
-        into.extend(received.drain(..).map(|received| Incoming { read: stage.read(&received), received }));
-        if met == Met::Broken || got < wanted {
-            return Ok(met);
+/// The offset after the last record of each partition.
+fn ends_of<R>(records: &[Incoming<'_, R>]) -> BTreeMap<TopicPartition, u64> {
+    let mut ends: Vec<(&TopicName, u32, u64)> = Vec::new();
+    for Incoming { received, .. } in records {
+        let after = received.offset() + 1;
+        match ends.iter_mut().rev().find(|(topic, partition, _)| *partition == received.partition() && *topic == received.topic()) {
+            Some((_, _, end)) => *end = after.max(*end),
+            None => ends.push((received.topic(), received.partition(), after)),
         }
-        wait = Duration::ZERO;
     }
-    Ok(Met::Nothing)
+    ends.into_iter().map(|(topic, partition, end)| ((topic.clone(), partition), end)).collect()
 }
 
 fn now() -> Timestamp {

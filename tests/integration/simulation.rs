@@ -65,6 +65,11 @@ fn an_end_that_was_asked_for_before_the_batch_is_caught() {
 }
 
 #[test]
+fn records_decided_by_a_question_older_than_they_are_caught() {
+    is_caught(Mutation::ReceivedAfterQuestion, &["I1", "I2"]);
+}
+
+#[test]
 fn a_position_published_before_its_records_are_in_the_set_is_caught() {
     // P3 where what was not inserted yet was poison.
     is_caught(Mutation::PublishedBeforeInsert, &["I1", "I5", "I6", "P2", "P3"]);

@@ -65,6 +65,12 @@ impl Shape {
         self.columns.map(|column| (column.base, column.width))
     }
 
+    /// Something of each line of cache that it takes.
+    #[inline]
+    pub(super) fn lines(&self) -> [&i64; 2] {
+        [&self.columns[0].base, &self.columns[CELLS / 2].base]
+    }
+
     /// A shape of such columns.
     pub(super) fn of_columns(columns: [(i64, u8); CELLS]) -> Self {
         Self { columns: columns.map(|(base, width)| Column { base, width }) }

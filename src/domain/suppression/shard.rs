@@ -110,20 +110,74 @@ struct Note {
     note: u64,
 }
 
-/// A table of rows. What most look-ups need comes first, in one line.
+/// A table of rows. What most look-ups need is in one line of cache, and that of all shards in 256 KiB: they stay near.
 #[derive(Clone, Default)]
 #[repr(C, align(64))]
 pub(super) struct Shard {
     buckets: Box<[Bucket]>,
     rows: Bits,
-    far: HashTable<Whole>,
-    shape: Shape,
     row_bits: usize,
     len: usize,
+    far: Far,
+    cold: Box<Cold>,
+}
+
+const _: () = assert!(size_of::<Shard>() == 64, "a shard is one line of cache");
+
+/// What only look-ups of those who are known need, the shape in its first two lines.
+#[derive(Clone, Default)]
+#[repr(C, align(64))]
+struct Cold {
+    shape: Shape,
     wide: HashTable<Whole>,
     /// Wide rows that the last fit left.
     wide_at_fit: usize,
     notes: HashTable<Note>,
+}
+
+/// Rows that found no lane. Most shards have none, and then there is no table.
+#[derive(Clone, Default)]
+struct Far(Option<Box<HashTable<Whole>>>);
+
+impl Far {
+    fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |rows| rows.len())
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Whole> {
+        self.0.iter().flat_map(|rows| rows.iter())
+    }
+
+    fn knows(&self, print: u64) -> bool {
+        self.0.as_ref().is_some_and(|rows| rows.find(spread(print), |far| far.print == print).is_some())
+    }
+
+    fn get(&self, print: u64, slot: i64) -> Option<Cells> {
+        find(self.0.as_ref()?, print, slot)
+    }
+
+    fn insert(&mut self, row: Whole) {
+        insert(self.0.get_or_insert_default(), row);
+    }
+
+    fn take(&mut self, print: u64, slot: i64) -> Option<Whole> {
+        let rows = self.0.as_mut()?;
+        let taken = take(rows, print, slot);
+        if rows.is_empty() {
+            self.0 = None;
+        }
+        taken
+    }
+
+    fn shrink_to_fit(&mut self) {
+        if let Some(rows) = &mut self.0 {
+            rows.shrink_to_fit(|far| spread(far.print));
+        }
+    }
+
+    fn allocated_bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |rows| size_of_val(&**rows) + rows.allocation_size())
+    }
 }
 
 /// Where a print belongs in a shard of some size.
@@ -168,7 +222,7 @@ impl Place {
 
 impl Shard {
     fn with_buckets(buckets: usize, shape: Shape) -> Self {
-        let mut shard = Self { buckets: vec![EMPTY; buckets].into(), shape, ..Self::default() };
+        let mut shard = Self { buckets: vec![EMPTY; buckets].into(), cold: Cold { shape, ..Cold::default() }.into(), ..Self::default() };
         shard.measure();
         shard.rows = Bits::zeroed(buckets * LANES * shard.row_bits);
         shard
@@ -181,7 +235,7 @@ impl Shard {
 
     /// A row is the rest of its print, whether it is wide, and the columns.
     fn measure(&mut self) {
-        self.row_bits = usize::from(self.rest_bits()) + 1 + self.shape.width();
+        self.row_bits = usize::from(self.rest_bits()) + 1 + self.cold.shape.width();
     }
 
     fn row(&self, lane: usize) -> usize {
@@ -194,8 +248,8 @@ impl Shard {
 
     /// Bytes allocated.
     pub(super) fn allocated_bytes(&self) -> usize {
-        let tables = self.wide.allocation_size() + self.far.allocation_size() + self.notes.allocation_size();
-        tables + size_of_val(&*self.buckets) + self.rows.allocated_bytes()
+        let tables = self.cold.wide.allocation_size() + self.far.allocated_bytes() + self.cold.notes.allocation_size();
+        tables + size_of_val(&*self.cold) + size_of_val(&*self.buckets) + self.rows.allocated_bytes()
     }
 
     /// Looks at the lanes that hold rows of a print until `look` has found something.
@@ -258,9 +312,11 @@ impl Shard {
         }
         let place = Place::of(print, self.buckets.len());
         let lanes = self.buckets.get(place.bucket).map_or(0, |bucket| bucket.lanes(place.tag(0)));
-        if lanes != 0
-            && let Some(byte) = self.rows.byte(self.row(place.bucket * LANES + lanes.trailing_zeros() as usize))
-        {
+        if lanes == 0 {
+            return;
+        }
+        self.cold.shape.lines().into_iter().for_each(fetch_line);
+        if let Some(byte) = self.rows.byte(self.row(place.bucket * LANES + lanes.trailing_zeros() as usize)) {
             fetch_line(byte);
         }
     }
@@ -268,26 +324,26 @@ impl Shard {
     /// Whether any row is of this print.
     #[inline]
     pub(super) fn knows(&self, print: u64) -> bool {
-        self.scan(print, Some).is_some() || (!self.far.is_empty() && self.far.find(spread(print), |far| far.print == print).is_some())
+        self.scan(print, Some).is_some() || self.far.knows(print)
     }
 
     /// The row of a print and slot.
     pub(super) fn get(&self, print: u64, slot: i64) -> Option<Cells> {
         let near = self.scan(print, |lane| self.look(lane, print, slot));
-        near.or_else(|| if self.far.is_empty() { None } else { find(&self.far, print, slot) })
+        near.or_else(|| self.far.get(print, slot))
     }
 
     /// The row at this lane, if it is of this slot. Of several wide rows of a print none can be told from another.
     fn look(&self, lane: usize, print: u64, slot: i64) -> Option<Cells> {
         if self.is_wide(lane) {
-            return find(&self.wide, print, slot);
+            return find(&self.cold.wide, print, slot);
         }
         let cells = self.cells_at(lane);
         (cells[SLOT] == slot).then_some(cells)
     }
 
     fn cells_at(&self, lane: usize) -> Cells {
-        self.shape.read(&self.rows, self.row(lane) + usize::from(self.rest_bits()) + 1)
+        self.cold.shape.read(&self.rows, self.row(lane) + usize::from(self.rest_bits()) + 1)
     }
 
     /// Replaces the row of a print and slot that is there.
@@ -300,8 +356,8 @@ impl Shard {
                 self.refit_if_due();
             }
             None => {
-                if take(&mut self.far, print, slot).is_some() {
-                    insert(&mut self.far, Whole { print, cells });
+                if self.far.take(print, slot).is_some() {
+                    self.far.insert(Whole { print, cells });
                 }
             }
         }
@@ -310,7 +366,9 @@ impl Shard {
     /// Adds a row of a print and slot that is not there.
     pub(super) fn add(&mut self, print: u64, cells: Cells, growth: Growth) {
         if self.buckets.is_empty() {
-            *self = Self { notes: std::mem::take(&mut self.notes), ..Self::with_buckets(1, Shape::fit(&[cells])) };
+            let notes = std::mem::take(&mut self.cold.notes);
+            *self = Self::with_buckets(1, Shape::fit(&[cells]));
+            self.cold.notes = notes;
         }
         if self.len >= self.most() {
             *self = self.grown(growth);
@@ -322,7 +380,7 @@ impl Shard {
                 self.refit_if_due();
             }
             None => {
-                insert(&mut self.far, Whole { print, cells });
+                self.far.insert(Whole { print, cells });
                 while self.is_crowded(FAR_UNTIL_GROWN) {
                     *self = self.grown(growth);
                 }
@@ -353,7 +411,7 @@ impl Shard {
 
     /// Whether too many rows are wide, or were if so many more are.
     fn is_misfit(&self, more: usize) -> bool {
-        self.wide.len() + more > 2 * self.wide_at_fit + 8 + self.len / 32
+        self.cold.wide.len() + more > 2 * self.cold.wide_at_fit + 8 + self.len / 32
     }
 
     fn refit_if_due(&mut self) {
@@ -369,7 +427,7 @@ impl Shard {
             Growth::Bulk(expected) => (buckets * AT_ONCE).min(expected).saturating_sub(buckets).max(buckets),
         };
         // A few wide rows are not worth a look at all others: the fit is due when they are many.
-        self.rebuilt(buckets + more, self.wide.len() > self.len / 64)
+        self.rebuilt(buckets + more, self.cold.wide.len() > self.len / 64)
     }
 
     /// Tags an empty lane near the bucket of a print; `None` where all are full.
@@ -389,24 +447,24 @@ impl Shard {
 
     /// Writes the row of a tagged lane.
     fn write(&mut self, lane: usize, print: u64, cells: &Cells) {
-        let fits = self.shape.fits(cells);
+        let fits = self.cold.shape.fits(cells);
         let rest = Place::of(print, self.buckets.len()).rest();
         let (at, rest_bits) = (self.row(lane), self.rest_bits());
         let mut row = self.rows.writer(at);
         row.push(rest_bits, rest);
         row.push(1, u64::from(!fits));
         if fits {
-            self.shape.write(&mut row, cells);
+            self.cold.shape.write(&mut row, cells);
         }
         row.finish();
         if !fits {
-            insert(&mut self.wide, Whole { print, cells: *cells });
+            insert(&mut self.cold.wide, Whole { print, cells: *cells });
         }
     }
 
     fn remove_wide(&mut self, lane: usize, print: u64, slot: i64) {
         if self.is_wide(lane) {
-            take(&mut self.wide, print, slot);
+            take(&mut self.cold.wide, print, slot);
         }
     }
 
@@ -417,7 +475,7 @@ impl Shard {
                 self.remove_wide(lane, print, slot);
                 self.empty_lane(lane);
             }
-            None if take(&mut self.far, print, slot).is_some() => {}
+            None if self.far.take(print, slot).is_some() => {}
             None => return false,
         }
         self.len -= 1;
@@ -477,10 +535,10 @@ impl Shard {
 
     /// All rows in so many buckets; where `refit`, in the shape that fits them best now.
     fn rebuilt(&self, buckets: usize, refit: bool) -> Self {
-        let shape = if refit { Shape::fit(&self.sample()) } else { self.shape };
+        let shape = if refit { Shape::fit(&self.sample()) } else { self.cold.shape };
         let mut moved = Self::with_buckets(buckets, shape);
         let payload = 1 + shape.width();
-        let mut wide = self.wide.clone();
+        let mut wide = self.cold.wide.clone();
         let rest_bits = moved.rest_bits();
         for (lane, tag) in self.tagged() {
             let print = self.print_at(lane, tag);
@@ -488,7 +546,7 @@ impl Shard {
             let Some(to) = moved.take_lane(print) else {
                 // Which of the wide rows of a print this one is cannot be told and does not matter.
                 let taken = if is_wide { take_any(&mut wide, print) } else { None };
-                insert(&mut moved.far, taken.unwrap_or_else(|| Whole { print, cells: self.cells_at(lane) }));
+                moved.far.insert(taken.unwrap_or_else(|| Whole { print, cells: self.cells_at(lane) }));
                 continue;
             };
             if refit && !is_wide {
@@ -505,20 +563,20 @@ impl Shard {
             row.finish();
         }
         moved.len = self.len;
-        moved.wide_at_fit = self.wide_at_fit;
+        moved.cold.wide_at_fit = self.cold.wide_at_fit;
         if refit {
             moved.take_wide(&wide);
-            moved.wide_at_fit = moved.wide.len();
+            moved.cold.wide_at_fit = moved.cold.wide.len();
         } else {
-            moved.wide = wide;
+            moved.cold.wide = wide;
         }
-        for far in &self.far {
+        for far in self.far.iter() {
             match moved.take_lane(far.print) {
                 Some(lane) => moved.write(lane, far.print, &far.cells),
-                None => insert(&mut moved.far, *far),
+                None => moved.far.insert(*far),
             }
         }
-        moved.notes = self.notes.clone();
+        moved.cold.notes = self.cold.notes.clone();
         moved
     }
 
@@ -527,9 +585,9 @@ impl Shard {
         for Whole { print, cells } in wide {
             // Any wide row of the print will do: until all have their cells, none can be told from another.
             let lane = self.scan(*print, |lane| self.is_wide(lane).then_some(lane));
-            match lane.filter(|_| self.shape.fits(cells)) {
+            match lane.filter(|_| self.cold.shape.fits(cells)) {
                 Some(lane) => self.write(lane, *print, cells),
-                None => insert(&mut self.wide, Whole { print: *print, cells: *cells }),
+                None => insert(&mut self.cold.wide, Whole { print: *print, cells: *cells }),
             }
         }
     }
@@ -537,7 +595,7 @@ impl Shard {
     fn sample(&self) -> Vec<Cells> {
         let step = (self.len / SAMPLE).max(1);
         // Wide rows in the share that they have of all.
-        let wide = self.wide.iter().step_by(step).map(|wide| wide.cells);
+        let wide = self.cold.wide.iter().step_by(step).map(|wide| wide.cells);
         let narrow = self.tagged().step_by(step).filter(|(lane, _)| !self.is_wide(*lane)).map(|(lane, _)| self.cells_at(lane));
         wide.chain(narrow).collect()
     }
@@ -546,14 +604,16 @@ impl Shard {
     /// shards that are filled alike do not grow all at once.
     pub(super) fn tighten(&mut self, spare: u8) {
         if self.len == 0 {
-            *self = Self { notes: std::mem::take(&mut self.notes), ..Self::default() };
+            let notes = std::mem::take(&mut self.cold.notes);
+            *self = Self::default();
+            self.cold.notes = notes;
             return;
         }
         let least = self.len.div_ceil(MOST_LANES);
         *self = self.rebuilt(least + least * usize::from(spare) / (16 * 256), true);
-        self.far.shrink_to_fit(|far| spread(far.print));
-        self.wide.shrink_to_fit(|wide| spread(wide.print));
-        self.notes.shrink_to_fit(|note| spread(note.print));
+        self.far.shrink_to_fit();
+        self.cold.wide.shrink_to_fit(|wide| spread(wide.print));
+        self.cold.notes.shrink_to_fit(|note| spread(note.print));
     }
 
     /// Number of rows.
@@ -563,15 +623,15 @@ impl Shard {
 
     /// The shard, taken apart.
     pub(super) fn image(&self) -> ShardImage {
-        let whole = |rows: &HashTable<Whole>| rows.iter().map(|row| WholeRow { print: row.print, cells: row.cells }).collect();
+        let whole = |row: &Whole| WholeRow { print: row.print, cells: row.cells };
         ShardImage {
             tags: self.buckets.iter().flat_map(|bucket| bucket.0).collect(),
             rows: self.rows.as_slice().to_vec(),
-            columns: self.shape.columns(),
-            wide: whole(&self.wide),
-            far: whole(&self.far),
-            notes: self.notes.iter().map(|note| NoteRow { print: note.print, slot: note.slot, note: note.note }).collect(),
-            wide_at_fit: self.wide_at_fit,
+            columns: self.cold.shape.columns(),
+            wide: self.cold.wide.iter().map(whole).collect(),
+            far: self.far.iter().map(whole).collect(),
+            notes: self.cold.notes.iter().map(|note| NoteRow { print: note.print, slot: note.slot, note: note.note }).collect(),
+            wide_at_fit: self.cold.wide_at_fit,
         }
     }
 
@@ -595,8 +655,7 @@ impl Shard {
         let mut shard = Self {
             buckets: buckets.iter().map(|tags| Bucket(*tags)).collect(),
             rows: Bits::of(image.rows),
-            shape: Shape::of_columns(image.columns),
-            wide_at_fit: image.wide_at_fit,
+            cold: Cold { shape: Shape::of_columns(image.columns), wide_at_fit: image.wide_at_fit, ..Cold::default() }.into(),
             ..Self::default()
         };
         shard.measure();
@@ -609,24 +668,24 @@ impl Shard {
             return Err(Misfit("wide rows that no lane tells of"));
         }
         shard.len = shard.tagged().count() + image.far.len();
-        image.wide.iter().for_each(|row| insert(&mut shard.wide, Whole { print: row.print, cells: row.cells }));
-        image.far.iter().for_each(|row| insert(&mut shard.far, Whole { print: row.print, cells: row.cells }));
+        image.wide.iter().for_each(|row| insert(&mut shard.cold.wide, Whole { print: row.print, cells: row.cells }));
+        image.far.iter().for_each(|row| shard.far.insert(Whole { print: row.print, cells: row.cells }));
         image.notes.iter().for_each(|note| shard.set_note(note.print, note.slot, Some(note.note)));
         Ok(shard)
     }
 
     /// The note of a print and slot.
     pub(super) fn note(&self, print: u64, slot: u32) -> Option<u64> {
-        self.notes.find(spread(print), |note| note.print == print && note.slot == slot).map(|note| note.note)
+        self.cold.notes.find(spread(print), |note| note.print == print && note.slot == slot).map(|note| note.note)
     }
 
     /// Sets the note of a print and slot, or removes it.
     pub(super) fn set_note(&mut self, print: u64, slot: u32, note: Option<u64>) {
-        if let Ok(found) = self.notes.find_entry(spread(print), |note| note.print == print && note.slot == slot) {
+        if let Ok(found) = self.cold.notes.find_entry(spread(print), |note| note.print == print && note.slot == slot) {
             found.remove();
         }
         if let Some(note) = note {
-            self.notes.insert_unique(spread(print), Note { print, slot, note }, |note| spread(note.print));
+            self.cold.notes.insert_unique(spread(print), Note { print, slot, note }, |note| spread(note.print));
         }
     }
 }

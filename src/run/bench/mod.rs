@@ -88,7 +88,7 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long nothing may happen.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often the counters are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(2);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Fills the topics that the configuration names, for others to measure the service with.
 pub fn fill_default_topics(config: &Config, options: &Options, out: &mut impl Write) -> Result<(), BenchError> {

@@ -1,14 +1,14 @@
 //! Carries out the steps of the production state machine, as `run::worker` does, on the simulation's clients.
 
-use super::Fault;
 use super::client::{Member, Producer, Received};
 use super::context::Context;
+use super::{Fault, Mutation};
 use std::collections::{BTreeMap, BTreeSet};
 use stopgate::domain::time::Timestamp;
 use stopgate::kafka::EdgeError;
 use stopgate::record::TopicPartition;
 use stopgate::run::fence::Waiting;
-use stopgate::stage::worker::{Pace, Step, Trouble, Worker};
+use stopgate::stage::worker::{Fencing, Pace, Step, Trouble, Worker};
 
 /// What a stage does with records, in a worker's hands.
 pub trait Stage {
@@ -31,6 +31,8 @@ pub struct Batch<'a> {
 const DAY_MS: u64 = 86_400_000;
 /// Most records received at once.
 const BATCH: usize = 6;
+/// Of them decided at one position of the view.
+const CHUNK: usize = 4;
 
 pub struct Driver<S> {
     context: Context,
@@ -40,8 +42,10 @@ pub struct Driver<S> {
     producer: Producer,
     machine: Worker,
     pending: Vec<Received>,
-    /// Received while the fence was asked for `pending`.
+    /// Received before `pending` was decided: the next batch.
     ahead: Vec<Received>,
+    /// The fence's answer to a question that was asked after the last of `ahead`, or of what is `pending` by now, was received.
+    answer_ahead: Option<Result<(), Waiting>>,
     held: bool,
     begun: bool,
     /// How far its wall clock is from the world's.
@@ -65,6 +69,7 @@ impl<S: Stage> Driver<S> {
             machine,
             pending: Vec::new(),
             ahead: Vec::new(),
+            answer_ahead: None,
             held: false,
             begun: false,
             skew_ms: 0,
@@ -84,7 +89,7 @@ impl<S: Stage> Driver<S> {
             let now = self.now();
             match self.machine.next(now) {
                 Step::Receive { .. } => self.receive()?,
-                Step::Fence { patience_ms } => self.fence(patience_ms)?,
+                Step::Fence { patience_ms } => self.fence(patience_ms),
                 Step::Decide => self.decide()?,
                 Step::Expire => self.expire()?,
                 Step::Commit => self.commit()?,
@@ -131,9 +136,13 @@ impl<S: Stage> Driver<S> {
     }
 
     fn receive(&mut self) -> Result<(), EdgeError> {
-        self.stage.before_receiving();
+        let is_of_ahead = self.pending.is_empty() && !self.ahead.is_empty();
+        self.answer_ahead = self.answer_ahead.take().filter(|_| is_of_ahead);
         let mut received = std::mem::take(&mut self.ahead);
-        if received.len() < BATCH {
+        // What came after the question needs another one.
+        let is_late = self.context.peek(|world| world.is(Mutation::ReceivedAfterQuestion));
+        if (self.answer_ahead.is_none() || is_late) && received.len() < BATCH {
+            self.stage.before_receiving();
             received.extend(self.member.receive(BATCH - received.len())?);
         }
         let (count, full) = (received.len(), received.len() == BATCH);
@@ -151,36 +160,65 @@ impl<S: Stage> Driver<S> {
     }
 
     /// One question after the other until the patience is over; each is asked anew, which proves no less.
-    fn fence(&mut self, patience: u64) -> Result<(), EdgeError> {
+    fn fence(&mut self, patience: u64) {
         let until = self.now() + patience;
-        let was_holding = self.machine.is_holding();
-        let answer = loop {
-            match self.stage.fence() {
-                Err(_) if self.now() < until => {}
-                answer => break answer,
+        let ahead = self.answer_ahead.take().filter(Result::is_ok);
+        let answer = ahead.unwrap_or_else(|| {
+            loop {
+                match self.stage.fence() {
+                    Err(_) if self.now() < until => {}
+                    answer => break answer,
+                }
             }
-        };
-        // The stages here answer as soon as they are asked: what is received now is received after the question too.
-        let received = if was_holding || self.ahead.len() == BATCH { Ok(Vec::new()) } else { self.member.receive(BATCH - self.ahead.len()) };
+        });
         self.context
             .tell(answer.as_ref().map_or_else(|waiting| format!("the fence stays closed: {waiting}"), |()| "the fence opens".to_owned()), None);
         self.machine.fenced(answer.is_ok(), self.now());
-        self.ahead.extend(received?);
+    }
+
+    /// Receives the next batch and asks the fence for it, before this batch is decided. The answer is at hand at once here.
+    fn ask_ahead(&mut self) -> Result<(), EdgeError> {
+        if self.pace.fencing == Fencing::EveryBatch && self.ahead.is_empty() {
+            self.stage.before_receiving();
+            self.ahead = self.member.receive(BATCH)?;
+            if !self.ahead.is_empty() {
+                self.answer_ahead = Some(self.stage.fence());
+            }
+        }
         Ok(())
     }
 
     fn decide(&mut self) -> Result<(), EdgeError> {
+        self.ask_ahead()?;
         let pending = std::mem::take(&mut self.pending);
         let held_until = std::mem::take(&mut self.held).then(|| self.timestamp());
-        if let Some(next) = self.decide_records(&pending, held_until, true)? {
+        if let Some(next) = self.decide_all(&pending, held_until, true)? {
             self.machine.decided(&next, self.now());
         }
         Ok(())
     }
 
-    fn decide_records(
+    /// Decides records a few at a time, each few at a position of the view of their own.
+    fn decide_all(
         &mut self,
         records: &[Received],
+        held_until: Option<Timestamp>,
+        fenced: bool,
+    ) -> Result<Option<BTreeMap<TopicPartition, u64>>, EdgeError> {
+        let mut decided = BTreeMap::new();
+        for some in records.chunks(CHUNK) {
+            match self.decide_some(some, &decided, held_until, fenced)? {
+                Some(next) => decided.extend(next),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(decided))
+    }
+
+    fn decide_some(
+        &mut self,
+        records: &[Received],
+        decided: &BTreeMap<TopicPartition, u64>,
         held_until: Option<Timestamp>,
         fenced: bool,
     ) -> Result<Option<BTreeMap<TopicPartition, u64>>, EdgeError> {
@@ -189,7 +227,8 @@ impl<S: Stage> Driver<S> {
             let end = next.entry(received.place()).or_default();
             *end = (*end).max(received.offset + 1);
         }
-        let first = next.keys().filter_map(|partition| Some((partition.clone(), self.machine.decided_up_to(partition)?))).collect();
+        let first_of = |partition: &TopicPartition| decided.get(partition).copied().or_else(|| self.machine.decided_up_to(partition));
+        let first = next.keys().filter_map(|partition| Some((partition.clone(), first_of(partition)?))).collect();
         self.begin_if_needed();
         match self.stage.decide(&Batch { records, first, held_until, fenced }, &self.producer) {
             Ok(()) => Ok(Some(next)),
@@ -219,7 +258,7 @@ impl<S: Stage> Driver<S> {
         self.pending = left;
         if leaving.is_empty() {
             self.machine.expired(&BTreeMap::new(), !self.pending.is_empty(), self.now());
-        } else if let Some(next) = self.decide_records(&leaving, Some(now), false)? {
+        } else if let Some(next) = self.decide_all(&leaving, Some(now), false)? {
             self.machine.expired(&next, !self.pending.is_empty(), self.now());
         }
         Ok(())
@@ -267,6 +306,7 @@ impl<S: Stage> Driver<S> {
     fn start_again(&mut self) {
         self.pending.clear();
         self.ahead.clear();
+        self.answer_ahead = None;
         self.held = false;
         self.stage.start_again();
     }

@@ -120,6 +120,7 @@ impl Faults {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutation {
     EndsBeforeBatch,
+    ReceivedAfterQuestion,
     PublishedBeforeInsert,
     OverlayDropped,
     AppliedWithinLookUps,
