@@ -129,9 +129,9 @@ const _: () = assert!(size_of::<Shard>() == 64, "a shard is one line of cache");
 #[repr(C, align(64))]
 struct Cold {
     shape: Shape,
-    wide: HashTable<Whole>,
     /// Wide rows that the last fit left.
     wide_at_fit: usize,
+    wide: HashTable<Whole>,
     notes: HashTable<Note>,
 }
 
@@ -292,12 +292,14 @@ impl Shard {
         }
     }
 
-    /// Reads from the row that a print has or would get.
+    /// Reads from the row that a print has or would get, and fetches what tells how a row is written.
     #[inline]
     pub(super) fn touch_row(&self, print: u64) -> u64 {
         if self.buckets.is_empty() {
             return 0;
         }
+        self.cold.shape.lines().into_iter().for_each(fetch_line);
+        fetch_line(&self.cold.wide_at_fit);
         let place = Place::of(print, self.buckets.len());
         let bucket = &self.buckets[place.bucket];
         let lane = (bucket.lanes(place.tag(0)) | bucket.lanes(0)).trailing_zeros() as usize;

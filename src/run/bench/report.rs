@@ -44,6 +44,19 @@ impl Report {
         }
     }
 
+    /// This and another measurement of the same, as one.
+    pub(super) fn and(&self, other: &Self) -> Self {
+        let (count, seconds) = (self.count + other.count, self.seconds + other.seconds);
+        Self {
+            count,
+            seconds,
+            rate: count as f64 / seconds.max(1e-9),
+            cpu_us: (self.cpu_us * self.count as f64 + other.cpu_us * other.count as f64) / count.max(1) as f64,
+            rss_bytes: self.rss_bytes.max(other.rss_bytes),
+            ..self.clone()
+        }
+    }
+
     /// With its ratio to the bare copy of the same run.
     pub(super) fn beside(mut self, copy: &Self) -> Self {
         self.ratio_to_copy = Some(self.rate / copy.rate.max(1e-9));
@@ -89,7 +102,8 @@ mod tests {
     #[test]
     fn percentiles_and_ratios_are_of_what_was_measured() {
         let taken = |seconds| Taken { elapsed: Duration::from_secs(seconds), processor: Duration::from_secs(1) };
-        let copy = Report::new("copy", 1000, taken(1));
+        let copy = Report::new("copy", 500, taken(1)).and(&Report::new("copy", 2500, taken(2)));
+        assert_eq!((copy.count, copy.rate), (3000, 1000.0));
         let report = Report::new("latency", 1000, taken(2)).beside(&copy).with_percentiles((1..=100).rev().map(Duration::from_millis).collect());
         assert_eq!((report.rate, report.ratio_to_copy, report.cpu_us), (500.0, Some(0.5), 1000.0));
         assert_eq!((report.p50_ms, report.p99_ms), (Some(51.0), Some(100.0)));
