@@ -49,11 +49,16 @@ fn the_verb_topics_creates_everything_with_the_right_policies_and_changes_nothin
     // The outputs take the partition count of an existing sends topic.
     kafka.create_with(&names.sends, 5, &[("retention.ms", "3600000")]);
     world.verb("topics").finish().expect_code(0);
+    let has = |topic: &str, partitions| {
+        // A busy broker hears a little later of topics that its controller has made.
+        wait_until("the broker tells of a topic that was made", DEADLINE, || kafka.partitions(topic).is_some());
+        assert_eq!(kafka.partitions(topic), Some(partitions), "{topic}");
+    };
     for topic in [&names.inbound, &names.opt_outs, &names.replies, &names.reviews, &names.decisions, &names.dead_letters] {
-        assert_eq!(kafka.partitions(topic), Some(8), "{topic}");
+        has(topic, 8);
     }
     for topic in [&names.sends, &names.allowed, &names.suppressed] {
-        assert_eq!(kafka.partitions(topic), Some(5), "{topic}");
+        has(topic, 5);
     }
     let opt_outs = kafka.settings(&names.opt_outs);
     assert_eq!(opt_outs["cleanup.policy"], "compact");
