@@ -5,7 +5,7 @@
 //! the rest in the row. A row that finds its bucket full lies in one of the six behind it, and its tag says how far: a
 //! look-up ends at the first bucket that is not full.
 //!
-//! Cold: the rows, packed to the bit in columns of the [`Shape`] that fits most of them. What does not fit lies whole in
+//! Read for those alone who are known: the rows, packed to the bit in columns of the [`Shape`] that fits most of them. What does not fit lies whole in
 //! a table of wide rows. The shape is fitted anew when too many are wide. Where all seven buckets are full although the
 //! shard is not, a row lies whole in a table of far rows: until the shard grows, or for good where somebody has hundreds of
 //! entries.
