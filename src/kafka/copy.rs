@@ -7,13 +7,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
-use std::thread;
 use std::time::Duration;
 
 /// How often the producer's reports are served, in records.
 const SERVE_EVERY: u64 = 256;
-/// How long a full queue is left alone.
-const FULL_WAIT: Duration = Duration::from_micros(500);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Copies every partition of `from` up to `ends` to the same partition of `to`; `copied` is told how many records have
@@ -52,9 +49,7 @@ pub fn copy(connection: &Connection, from: &str, to: &str, ends: &[u64], mut cop
             match producer.send(record) {
                 Ok(()) => break,
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
-                    // A poll that is given less than a millisecond does not sleep.
-                    thread::sleep(FULL_WAIT);
-                    producer.poll(Duration::ZERO);
+                    producer.poll(Duration::from_micros(500));
                     record = back;
                 }
                 Err((error, _)) => return Err(EdgeError::from_kafka(error)),

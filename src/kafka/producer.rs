@@ -14,10 +14,13 @@ use rdkafka::message::{Header as NewHeader, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a producer that is waited for is left alone before it is served again.
+/// How long a producer that is waited for is left alone before it is served again. The wrapper's own poll does not wait through
+/// its last millisecond, as it rounds what is left of its time-out down to none and asks again at once: three threads that
+/// poll for a millisecond take two processors from the broker beside them.
 const SERVE_AGAIN: Duration = Duration::from_micros(200);
 /// How long one flush of a draining producer waits at most before failures are looked for.
 const FLUSH_STEP: Duration = Duration::from_millis(20);
@@ -129,7 +132,10 @@ impl TransactionalProducer {
             match self.writer.produce(topic, record, &mut headers) {
                 Ok(()) => return Ok(()),
                 // The client's own queue is full: the brokers set the pace.
-                Err(RDKafkaErrorCode::QueueFull) => wait_and_serve(self.client()),
+                Err(RDKafkaErrorCode::QueueFull) => {
+                    thread::sleep(SERVE_AGAIN);
+                    self.serve();
+                }
                 Err(code) => return Err(EdgeError::Abort(KafkaError::MessageProduction(code))),
             }
         }
@@ -186,7 +192,7 @@ impl TransactionalProducer {
             drop(tell.send(result));
         };
         let given_up = || EdgeError::Renew(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut));
-        std::thread::Builder::new().name("commit".into()).spawn(body).map_err(|_| given_up())?;
+        thread::Builder::new().name("commit".into()).spawn(body).map_err(|_| given_up())?;
         told.recv_timeout(deadline.saturating_duration_since(Instant::now()) + GRACE).unwrap_or_else(|_| Err(given_up()))
     }
 
@@ -194,14 +200,6 @@ impl TransactionalProducer {
     pub fn abort(&self, timeout: Duration) -> Result<(), EdgeError> {
         retry(Instant::now() + timeout, |remaining| self.client().abort_transaction(remaining))
     }
-}
-
-/// Leaves a producer alone for a moment and serves it. The wrapper's own poll does not wait through its last millisecond, as
-/// it rounds what is left of its time-out down to none and asks again at once: three threads that poll for a millisecond
-/// take two processors from the broker beside them.
-fn wait_and_serve<C: ProducerContext + 'static>(producer: &BaseProducer<C>) {
-    std::thread::sleep(SERVE_AGAIN);
-    producer.poll(Duration::ZERO);
 }
 
 /// Repeats a call while it says that repeating helps and there is time.
@@ -287,7 +285,8 @@ impl IdempotentProducer {
             match self.producer.send(record) {
                 Ok(()) => return Ok(()),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
-                    wait_and_serve(&self.producer);
+                    thread::sleep(SERVE_AGAIN);
+                    self.serve();
                     record = back;
                 }
                 Err((error, _)) => {
@@ -301,12 +300,10 @@ impl IdempotentProducer {
     /// The acknowledgements that have arrived; waits at most `wait` for the first.
     pub fn acks(&self, wait: Duration) -> Result<Vec<Ack>, EdgeError> {
         let began = Instant::now();
-        self.producer.poll(Duration::ZERO);
-        let mut acks = self.take_acks();
-        while acks.is_empty() && began.elapsed() < wait {
-            wait_and_serve(&self.producer);
-            acks = self.take_acks();
+        while self.serve() == 0 && began.elapsed() < wait {
+            thread::sleep(SERVE_AGAIN);
         }
+        let acks = std::mem::take(&mut *self.arrived());
         acks.into_iter()
             .map(|ack| {
                 ack.map_err(|code| {
@@ -317,8 +314,23 @@ impl IdempotentProducer {
             .collect()
     }
 
-    fn take_acks(&self) -> Vec<Result<Ack, RDKafkaErrorCode>> {
-        std::mem::take(&mut *self.producer.client().context().acks.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Takes in everything that was answered, and returns how much is at hand. A poll takes in one answer, of one request:
+    /// where they are not taken in as fast as they come, they keep the client's queue full of records that the brokers have
+    /// long since, and each makes room for a request of its own size.
+    fn serve(&self) -> usize {
+        let mut before = self.arrived().len();
+        loop {
+            self.producer.poll(Duration::ZERO);
+            let now = self.arrived().len();
+            if now == before {
+                return now;
+            }
+            before = now;
+        }
+    }
+
+    fn arrived(&self) -> MutexGuard<'_, Vec<Result<Ack, RDKafkaErrorCode>>> {
+        self.producer.client().context().acks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether nothing waits for acknowledgement.
