@@ -53,7 +53,6 @@ fn cpu_time(began: Instant) -> Duration {
 }
 
 fn main() {
-    stopgate::run::refuse_huge_pages();
     let numbers: Vec<u64> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
     let entries = numbers.first().copied().unwrap_or(50_000_000);
     let added = numbers.get(1).copied().unwrap_or(10_000_000);
@@ -95,6 +94,9 @@ fn measure(entries: u64, added: u64, with_source: bool) {
     });
     let longest = longest.max().unwrap_or_default();
     shared.apply(|view| view.expect_many(None));
+    let began = Instant::now();
+    shared.pack();
+    println!("  packed in {:?}", began.elapsed());
     println!("  filled at {:.2} M/s, CPU time of one thread, prints and acts made too", entries as f64 / filled.as_secs_f64() / 1e6);
     println!("  {:.2} bytes an entry, {loose:.2} before the shards were tightened (one takes {longest:?} at most)", allocated());
     println!("  {:.2} bytes of resident memory an entry", (resident_bytes() - before) / entries as f64);
@@ -121,6 +123,8 @@ fn measure(entries: u64, added: u64, with_source: bool) {
         (reader.join().unwrap_or_default(), sections, cpu_time(started) - began)
     });
     println!("  {added} more at {:.2} M/s: {:.2} bytes an entry", added as f64 / grown.as_secs_f64() / 1e6, allocated());
+    let gaps = || stopgate::domain::suppression::gaps() as f64 / (entries + added) as f64;
+    println!("  {:.2} bytes of resident memory an entry, {:.2} of them gaps", (resident_bytes() - before) / (entries + added) as f64, gaps());
     let show = |what, mut times: Vec<Duration>| {
         times.sort_unstable();
         let at = |share: f64| times.get((times.len() as f64 * share) as usize).copied().unwrap_or_default();

@@ -72,7 +72,6 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    stopgate::run::refuse_huge_pages();
     let result = match Cli::parse().verb {
         Command::Demo(args) => cli::demo::run(&args),
         Command::Run(args) => cli::service::run(&args, Verb::Run),

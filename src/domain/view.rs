@@ -2,7 +2,7 @@
 
 use super::consent::{Act, ConsentState, Source};
 use super::key::{ConsentKey, Subject};
-use super::suppression::{Applied, PersonPrint, PrintKey, Relief, SlotPrint, SuppressionSet};
+use super::suppression::{Applied, PersonPrint, PrintKey, Relief, SlotPrint, SuppressionSet, TableOf};
 use hashbrown::HashMap;
 use std::collections::BTreeSet;
 
@@ -93,6 +93,11 @@ impl ConsentView {
     /// Gives back what one shard of the set has unused.
     pub fn tighten(&mut self, shard: usize) {
         self.set.tighten(shard);
+    }
+
+    /// Closes the gap before one of the set's tables: see [`SuppressionSet::slide`].
+    pub fn slide(&mut self, table: TableOf) {
+        self.set.slide(table);
     }
 
     /// Forgets a key.

@@ -8,7 +8,7 @@ use super::stop::Stop;
 use super::view::SharedView;
 use crate::config::Config;
 use crate::domain::consent::{ConsentState, Position};
-use crate::domain::suppression::{Applied, SHARDS};
+use crate::domain::suppression::{self, Applied, SHARDS};
 use crate::domain::time::Timestamp;
 use crate::domain::view::ConsentView;
 use crate::kafka::EdgeError;
@@ -36,6 +36,8 @@ const RESTORE_SLICE: usize = 512;
 const TELL_EVERY: Duration = Duration::from_secs(5);
 /// How often the topic's identity is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Tables are packed when gaps between them take this fraction of their bytes.
+const MOST_GAPS: usize = 16;
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
@@ -197,6 +199,9 @@ impl Follow {
             }
             if looked.elapsed() >= LOOK_EVERY {
                 looked = Instant::now();
+                if suppression::gaps() > self.view.read().allocated_bytes() / MOST_GAPS {
+                    self.view.pack();
+                }
                 self.count_entries();
                 if let Some(again) = self.look(offsets, known.as_ref()) {
                     return Ok(Some(again));
@@ -272,6 +277,7 @@ impl Follow {
         if many {
             self.view.apply(|view| view.expect_many(None));
             (0..SHARDS).for_each(|shard| self.view.apply(|view| view.tighten(shard)));
+            self.view.pack();
         }
         let seconds = began.elapsed().as_secs_f64();
         self.metrics.restore_seconds.set(seconds);

@@ -11,13 +11,6 @@ pub fn now() -> Timestamp {
     Timestamp::from_millis(millis).unwrap_or(Timestamp::EPOCH)
 }
 
-/// Asks for no huge pages. One is cleared when it is first touched, which took up to 10 ms on a virtual machine, and whoever
-/// looks up may wait for that; look-ups gained nothing by them. Where it cannot be had the process is as correct.
-pub fn refuse_huge_pages() {
-    #[cfg(target_os = "linux")]
-    rustix::thread::disable_transparent_huge_pages(true).unwrap_or_default();
-}
-
 pub mod api;
 pub mod bench;
 pub mod classify;

@@ -1,6 +1,6 @@
 //! The view, shared between the thread that applies and the threads that look up; and the wait for a position.
 
-use crate::domain::suppression::{PersonPrint, PrintKey};
+use crate::domain::suppression::{self, PersonPrint, PrintKey};
 use crate::domain::view::ConsentView;
 use crate::kafka::offsets::Offsets;
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockUpgradableReadGuard, RwLockWriteGuard};
@@ -130,6 +130,14 @@ impl SharedView {
         let done = change(&mut view);
         RwLockWriteGuard::unlock_fair(view);
         done
+    }
+
+    /// Closes the gaps that growth left between the set's tables, and gives back what no table needs. Look-ups pass between
+    /// one table and the next.
+    pub fn pack(&self) {
+        let tables = self.read().set().tables();
+        tables.into_iter().for_each(|table| self.apply(|view| view.slide(table)));
+        suppression::trim();
     }
 
     /// Publishes positions: everything before them is in the view.

@@ -17,6 +17,7 @@
 //! What is absent: bytes, topics, clocks, locks. Whoever shares a set guards it.
 
 pub mod image;
+mod memory;
 mod print;
 mod shape;
 mod shard;
@@ -27,7 +28,7 @@ use super::consent::{Act, ConsentState, Position, Source};
 use super::key::ConsentKey;
 use super::time::Timestamp;
 use hashbrown::HashMap;
-use shard::{Growth, MOST_LANES, PRINT_BITS, Shard};
+use shard::{Growth, MOST_LANES, PRINT_BITS, Shard, Table};
 use std::hash::Hash;
 
 /// What applying an act did.
@@ -103,6 +104,23 @@ pub struct SuppressionSet {
     /// entry stays as it is: rows refer to it.
     stretches: HashMap<(u32, u64), i64>,
     strange_partitions: u64,
+}
+
+/// One of a set's tables.
+#[derive(Clone, Copy, Debug)]
+pub struct TableOf {
+    shard: usize,
+    table: Table,
+}
+
+/// Bytes of gaps between the tables of all sets.
+pub fn gaps() -> usize {
+    memory::gaps()
+}
+
+/// Gives memory that no table needs back to the system.
+pub fn trim() {
+    memory::trim();
 }
 
 /// Shards that were made larger beside their set; once they are in it, what they replaced.
@@ -251,6 +269,7 @@ impl SuppressionSet {
         if self.growth != Growth::Tight {
             return Relief(Vec::new());
         }
+        memory::touch_ahead();
         let mut rows: Vec<(usize, u64)> = persons.map(split).collect();
         rows.sort_unstable();
         // Of a person who changes their mind again and again there is one row.
@@ -273,6 +292,19 @@ impl SuppressionSet {
     pub fn tighten(&mut self, shard: usize) {
         // Neighbours differ, and every spare recurs.
         self.shards[shard].tighten((shard as u8).reverse_bits());
+    }
+
+    /// The tables of all shards in the order in which they are to [slide](SuppressionSet::slide).
+    pub fn tables(&self) -> Vec<TableOf> {
+        let of = |(shard, tables): (usize, &Shard)| tables.places().map(|(place, table)| (place, TableOf { shard, table }));
+        let mut tables: Vec<(usize, TableOf)> = self.shards.iter().enumerate().flat_map(of).collect();
+        tables.sort_unstable_by_key(|(place, _)| *place);
+        tables.into_iter().map(|(_, table)| table).collect()
+    }
+
+    /// Closes the gap that growth left before a table.
+    pub fn slide(&mut self, table: TableOf) {
+        self.shards[table.shard].slide(table.table);
     }
 
     /// Number of keys with a standing act.

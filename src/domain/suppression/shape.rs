@@ -1,5 +1,7 @@
 //! How wide the columns of a shard's rows are: as narrow as its values allow, fitted to a sample of them.
 
+use super::memory::Block;
+
 /// Columns of a row.
 const CELLS: usize = 8;
 
@@ -108,7 +110,7 @@ impl Shape {
 
 /// Bits in a row, read and written up to 56 at a time.
 #[derive(Clone, Default)]
-pub(super) struct Bits(Box<[u8]>);
+pub(super) struct Bits(Block<u8>);
 
 /// Every read and write is of eight bytes.
 const PADDING: usize = 8;
@@ -116,12 +118,12 @@ const PADDING: usize = 8;
 impl Bits {
     /// So many zero bits.
     pub(super) fn zeroed(bits: usize) -> Self {
-        Self(vec![0; Self::bytes_for(bits)].into())
+        Self(Block::zeroed(Self::bytes_for(bits)))
     }
 
     /// Bits that were taken out of such a row of bytes before.
-    pub(super) fn of(bytes: Vec<u8>) -> Self {
-        Self(bytes.into())
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        Self(Block::copy_of(bytes))
     }
 
     /// The bytes that they lie in.
@@ -136,7 +138,17 @@ impl Bits {
 
     /// Bytes allocated.
     pub(super) fn allocated_bytes(&self) -> usize {
-        self.0.len()
+        self.0.allocated_bytes()
+    }
+
+    /// Where they lie.
+    pub(super) fn place(&self) -> usize {
+        self.0.place()
+    }
+
+    /// Moves them into the gap before them.
+    pub(super) fn slide(&mut self) {
+        self.0.slide();
     }
 
     /// `width` bits from bit `at`.

@@ -17,6 +17,7 @@
 //! its cells in `wide` and nowhere else.
 
 use super::image::{Misfit, NoteRow, ShardImage, WholeRow};
+use super::memory::{Block, Plain};
 use super::shape::{Bits, Cells, MAX_WIDTH, Shape};
 use hashbrown::HashTable;
 
@@ -47,7 +48,8 @@ const SAMPLE: usize = 256;
 #[repr(align(64))]
 struct Bucket([u16; LANES]);
 
-const EMPTY: Bucket = Bucket([0; LANES]);
+// SAFETY: zeroes are empty lanes.
+unsafe impl Plain for Bucket {}
 
 impl Bucket {
     /// The lanes that hold this tag, as bits.
@@ -95,6 +97,13 @@ pub(super) enum Growth {
     Bulk(usize),
 }
 
+/// What a shard's memory is taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Table {
+    Buckets,
+    Rows,
+}
+
 /// A row that lies whole in a table of its own.
 #[derive(Clone, Copy)]
 struct Whole {
@@ -114,7 +123,7 @@ struct Note {
 #[derive(Clone, Default)]
 #[repr(C, align(64))]
 pub(super) struct Shard {
-    buckets: Box<[Bucket]>,
+    buckets: Block<Bucket>,
     rows: Bits,
     row_bits: usize,
     len: usize,
@@ -222,7 +231,7 @@ impl Place {
 
 impl Shard {
     fn with_buckets(buckets: usize, shape: Shape) -> Self {
-        let mut shard = Self { buckets: vec![EMPTY; buckets].into(), cold: Cold { shape, ..Cold::default() }.into(), ..Self::default() };
+        let mut shard = Self { buckets: Block::zeroed(buckets), cold: Cold { shape, ..Cold::default() }.into(), ..Self::default() };
         shard.measure();
         shard.rows = Bits::zeroed(buckets * LANES * shard.row_bits);
         shard
@@ -249,7 +258,7 @@ impl Shard {
     /// Bytes allocated.
     pub(super) fn allocated_bytes(&self) -> usize {
         let tables = self.cold.wide.allocation_size() + self.far.allocated_bytes() + self.cold.notes.allocation_size();
-        tables + size_of_val(&*self.cold) + size_of_val(&*self.buckets) + self.rows.allocated_bytes()
+        tables + size_of_val(&*self.cold) + self.buckets.allocated_bytes() + self.rows.allocated_bytes()
     }
 
     /// Looks at the lanes that hold rows of a print until `look` has found something.
@@ -618,6 +627,19 @@ impl Shard {
         self.cold.notes.shrink_to_fit(|note| spread(note.print));
     }
 
+    /// Where its two tables lie.
+    pub(super) fn places(&self) -> [(usize, Table); 2] {
+        [(self.buckets.place(), Table::Buckets), (self.rows.place(), Table::Rows)]
+    }
+
+    /// Moves a table into the gap before it.
+    pub(super) fn slide(&mut self, table: Table) {
+        match table {
+            Table::Buckets => self.buckets.slide(),
+            Table::Rows => self.rows.slide(),
+        }
+    }
+
     /// Number of rows.
     pub(super) fn len(&self) -> usize {
         self.len
@@ -655,15 +677,16 @@ impl Shard {
             return Err(Misfit("a print of another shard"));
         }
         let mut shard = Self {
-            buckets: buckets.iter().map(|tags| Bucket(*tags)).collect(),
-            rows: Bits::of(image.rows),
+            buckets: Block::zeroed(buckets.len()),
+            rows: Bits::of(&image.rows),
             cold: Cold { shape: Shape::of_columns(image.columns), wide_at_fit: image.wide_at_fit, ..Cold::default() }.into(),
             ..Self::default()
         };
+        shard.buckets.iter_mut().zip(buckets).for_each(|(bucket, tags)| bucket.0 = *tags);
         shard.measure();
         // A shard without rows has allocated nothing.
         let rows = if buckets.is_empty() { 0 } else { Bits::bytes_for(image.tags.len() * shard.row_bits) };
-        if shard.rows.allocated_bytes() != rows {
+        if shard.rows.as_slice().len() != rows {
             return Err(Misfit("the bytes of the rows"));
         }
         if shard.tagged().filter(|(lane, _)| shard.is_wide(*lane)).count() != image.wide.len() {

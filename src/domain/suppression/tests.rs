@@ -124,6 +124,7 @@ enum Step {
     Note(PersonPrint, SlotPrint, u64),
     Relieve(Vec<PersonPrint>),
     Tighten(usize),
+    Slide,
     Bulk(Option<usize>),
 }
 
@@ -159,6 +160,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => (any_person(), slot(), any::<u64>()).prop_map(|(person, slot, note)| Step::Note(person, slot, note)),
         2 => prop::collection::vec(any_person(), 0..40).prop_map(Step::Relieve),
         1 => (0..2_usize).prop_map(Step::Tighten),
+        1 => Just(Step::Slide),
         1 => prop::option::of(prop_oneof![Just(0), 0..2_000_000_usize]).prop_map(Step::Bulk),
     ]
 }
@@ -205,6 +207,7 @@ proptest! {
                     set.relieve(&mut relief);
                 }
                 Step::Tighten(shard) => set.tighten(shard),
+                Step::Slide => set.tables().into_iter().for_each(|table| set.slide(table)),
                 Step::Bulk(many) => set.expect_many(many),
             }
         }
