@@ -289,15 +289,19 @@ impl Shard {
         None
     }
 
-    /// Fetches the lines that a look-up of this print will read first, without waiting for them.
+    /// Fetches the line that a look-up of this print will read first, without waiting for it.
     #[inline]
     pub(super) fn fetch(&self, print: u64) {
-        if self.buckets.is_empty() {
-            return;
+        if !self.buckets.is_empty() {
+            fetch_line(&self.buckets[Place::of(print, self.buckets.len()).bucket]);
         }
-        let bucket = Place::of(print, self.buckets.len()).bucket;
-        for bucket in self.buckets.iter().skip(bucket).take(2) {
-            fetch_line(bucket);
+    }
+
+    /// Fetches the bucket behind this one, where rows lie that found no lane in it.
+    #[inline]
+    fn fetch_behind(&self, bucket: usize) {
+        if let Some(behind) = self.buckets.get(bucket + 1) {
+            fetch_line(behind);
         }
     }
 
@@ -311,19 +315,28 @@ impl Shard {
         fetch_line(&self.cold.wide_at_fit);
         let place = Place::of(print, self.buckets.len());
         let bucket = &self.buckets[place.bucket];
-        let lane = (bucket.lanes(place.tag(0)) | bucket.lanes(0)).trailing_zeros() as usize;
+        let lanes = bucket.lanes(place.tag(0)) | bucket.lanes(0);
+        if lanes == 0 {
+            self.fetch_behind(place.bucket);
+        }
+        let lane = lanes.trailing_zeros() as usize;
         self.rows.get(self.row(place.bucket * LANES + lane.min(LANES - 1)), 8)
     }
 
-    /// Fetches the row that a print's own bucket holds of it, if it does.
+    /// Fetches what a look-up of this print will read next: the row that its own bucket holds of it, or the bucket behind
+    /// a full one, which one of five is at most.
     #[inline]
     pub(super) fn fetch_row(&self, print: u64) {
         if self.buckets.is_empty() {
             return;
         }
         let place = Place::of(print, self.buckets.len());
-        let lanes = self.buckets.get(place.bucket).map_or(0, |bucket| bucket.lanes(place.tag(0)));
+        let bucket = &self.buckets[place.bucket];
+        let lanes = bucket.lanes(place.tag(0));
         if lanes == 0 {
+            if bucket.lanes(0) == 0 {
+                self.fetch_behind(place.bucket);
+            }
             return;
         }
         self.cold.shape.lines().into_iter().for_each(fetch_line);
