@@ -99,6 +99,7 @@ impl SharedView {
         drop((gate, view));
         // Millions of entries are given back while nobody waits.
         drop(before);
+        suppression::trim();
     }
 
     /// The topic that is read from now on.
@@ -254,6 +255,9 @@ impl std::fmt::Display for Closed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::consent::{Act, ConsentState, Position, Source};
+    use crate::domain::key::{Channel, Subject};
+    use crate::domain::time::Timestamp;
     use std::time::Duration;
 
     fn shared(positions: &[u64]) -> SharedView {
@@ -286,6 +290,34 @@ mod tests {
             shared.publish(&[6]);
             assert!(waiter.join().expect("no panic").is_ok());
         });
+    }
+
+    #[test]
+    fn look_ups_between_two_tables_that_are_packed_find_everybody() {
+        let shared = shared(&[0]);
+        let prints = shared.print_key();
+        let slot = prints.slot(&Channel::Whatsapp, &Subject::Marketing);
+        let person = |number: u64| prints.person_of("acme", "phone", &number.to_le_bytes());
+        let act = |number: u64| Act {
+            state: ConsentState::OptedOut,
+            occurred_at: Timestamp::EPOCH.plus_millis(number as i64),
+            source: Source::default(),
+            cause: Position { partition: 0, offset: number },
+            changed_state: true,
+        };
+        const PERSONS: u64 = 60_000;
+        let apply = |number| shared.apply(|view| view.apply_to(person(number), slot, act(number), None));
+        std::thread::scope(|scope| {
+            let packing = scope.spawn(|| (0..20).for_each(|_| shared.pack()));
+            for number in 0..PERSONS {
+                apply(number);
+                let known = number / 2;
+                assert_eq!(shared.read().standing(person(known), slot), Some(act(known)));
+            }
+            packing.join().expect("no panic");
+        });
+        shared.pack();
+        assert!((0..PERSONS).all(|number| shared.read().standing(person(number), slot) == Some(act(number))));
     }
 
     #[test]
