@@ -47,6 +47,9 @@ impl Offsets {
     }
 }
 
+/// So much of a client's log is told with a failure.
+const MOST_LOGGED: usize = 32;
+
 /// A client for queries: never subscribed, never assigned, so that no long poll is in the way.
 pub struct OffsetsClient {
     consumer: BaseConsumer<LogOnly>,
@@ -129,9 +132,18 @@ impl OffsetsClient {
 
     /// Number of partitions of a topic as the brokers tell it now; `None` where it does not exist.
     pub fn partitions(&self, topic: &str, timeout: Duration) -> Result<Option<u32>, EdgeError> {
-        let metadata = self.consumer.fetch_metadata(Some(topic), timeout).map_err(EdgeError::from_kafka)?;
+        let metadata = self.consumer.fetch_metadata(Some(topic), timeout).map_err(|error| {
+            self.tell_log();
+            EdgeError::from_kafka(error)
+        })?;
         let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
         Ok(found.map(|found| found.partitions().len() as u32).filter(|&count| count > 0))
+    }
+
+    /// Has told what the client logged: why no broker could be reached, a certificate that is not trusted for example. It waits
+    /// for a poll, and an error alone says less.
+    fn tell_log(&self) {
+        (0..MOST_LOGGED).for_each(|_| drop(self.consumer.poll(Duration::ZERO)));
     }
 
     /// The partitions of these topics that no member of the group owns, where the group is stable; empty where it is not,
