@@ -96,9 +96,10 @@ fn measure(entries: u64, added: u64, with_source: bool) {
     shared.apply(|view| view.expect_many(None));
     let began = Instant::now();
     shared.pack();
-    println!("  packed in {:?}", began.elapsed());
+    let packed = began.elapsed();
     println!("  filled at {:.2} M/s, CPU time of one thread, prints and acts made too", entries as f64 / filled.as_secs_f64() / 1e6);
     println!("  {:.2} bytes an entry, {loose:.2} before the shards were tightened (one takes {longest:?} at most)", allocated());
+    println!("  all tables packed in {packed:?}");
     println!("  {:.2} bytes of resident memory an entry", (resident_bytes() - before) / entries as f64);
     look_up(&shared, entries);
 

@@ -36,8 +36,8 @@ const RESTORE_SLICE: usize = 512;
 const TELL_EVERY: Duration = Duration::from_secs(5);
 /// How often the topic's identity is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Tables are packed when gaps between them take this fraction of their bytes.
-const MOST_GAPS: usize = 16;
+/// Tables are packed when the gaps between them come to more than one byte for so many of theirs.
+const BYTES_A_GAP: usize = 16;
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
@@ -199,7 +199,7 @@ impl Follow {
             }
             if looked.elapsed() >= LOOK_EVERY {
                 looked = Instant::now();
-                if suppression::gaps() > self.view.read().allocated_bytes() / MOST_GAPS {
+                if suppression::gaps() > self.view.read().allocated_bytes() / BYTES_A_GAP {
                     self.view.pack();
                 }
                 self.count_entries();

@@ -292,10 +292,10 @@ mod tests {
     proptest! {
         #[test]
         fn blocks_are_zero_at_first_and_nobody_elses_for_as_long_as_they_live(
-            steps in prop::collection::vec((0..6_usize, 1..4000_usize, 0..4_u8), 1..200),
+            steps in prop::collection::vec((0..6_usize, 1..4000_usize, any::<bool>(), any::<bool>()), 1..200),
         ) {
             let mut blocks: Vec<(u8, Block<u8>)> = Vec::new();
-            for (number, (which, len, then)) in (1..=255_u8).cycle().zip(steps) {
+            for (number, (which, len, slid, trimmed)) in (1..=255_u8).cycle().zip(steps) {
                 if which < blocks.len() {
                     blocks.swap_remove(which);
                 } else {
@@ -305,10 +305,11 @@ mod tests {
                     block.fill(number);
                     blocks.push((number, block));
                 }
-                match then {
-                    0 => trim(),
-                    1 => blocks.iter_mut().for_each(|(_, block)| block.slide()),
-                    _ => {}
+                if slid {
+                    blocks.iter_mut().for_each(|(_, block)| block.slide());
+                }
+                if trimmed {
+                    trim();
                 }
                 prop_assert!(blocks.iter().all(|(number, block)| block.iter().all(|byte| byte == number)));
             }

@@ -14,7 +14,8 @@
 //! alias of the key (a former name of the business, another spelling of the number). Channels and subjects are too few to
 //! collide.
 //!
-//! What is absent: bytes, topics, clocks, locks. Whoever shares a set guards it.
+//! What is absent: the bytes of records, topics, clocks, and locks but the one of the memory that all sets' tables lie in
+//! (`memory`). Whoever shares a set guards it.
 
 pub mod image;
 mod memory;

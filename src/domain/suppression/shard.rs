@@ -5,10 +5,10 @@
 //! the rest in the row. A row that finds its bucket full lies in one of the six behind it, and its tag says how far: a
 //! look-up ends at the first bucket that is not full.
 //!
-//! Read for those alone who are known: the rows, packed to the bit in columns of the [`Shape`] that fits most of them. What does not fit lies whole in
-//! a table of wide rows. The shape is fitted anew when too many are wide. Where all seven buckets are full although the
-//! shard is not, a row lies whole in a table of far rows: until the shard grows, or for good where somebody has hundreds of
-//! entries.
+//! Read for those alone who are known: the rows, packed to the bit in columns of the [`Shape`] that fits most of them. What
+//! does not fit lies whole in a table of wide rows. The shape is fitted anew when too many are wide. Where all seven buckets
+//! are full although the shard is not, a row lies whole in a table of far rows: until the shard grows, or for good where
+//! somebody has hundreds of entries.
 //!
 //! Growth moves the rows of one shard at once, into a new one: whoever shares the set makes it beside the old one, while
 //! others look up, and puts it in its place ([`Shard::relieved`]).
