@@ -15,7 +15,7 @@ use prost::Message;
 use std::io::{self, ErrorKind, Read, Write};
 
 /// What every snapshot of this format begins with. Other versions have another number.
-const MAGIC: &[u8] = b"stopgate snapshot 1\n";
+const MAGIC: &[u8] = b"stopgate snapshot 2\n";
 /// A shard of a hundred billion entries: what is longer is no frame.
 const MOST_FRAME_BYTES: usize = 1 << 30;
 /// Values of a row that lies whole: its print and its cells.
@@ -353,11 +353,11 @@ mod tests {
     #[test]
     fn a_file_begins_with_its_version_and_a_frame_with_length_and_checksum() {
         let bytes = written(&view(1));
-        assert!(bytes.starts_with(b"stopgate snapshot 1\n\x60\x00\x00\x00"), "{:?}", &bytes[..24]);
+        assert!(bytes.starts_with(b"stopgate snapshot 2\n\x60\x00\x00\x00"), "{:?}", &bytes[..24]);
         let frame = &bytes[28..28 + 0x60];
         assert_eq!(bytes[24..28], crc32fast::hash(frame).to_le_bytes());
         assert_eq!(frame[..10], [0x09, 8, 0, 0, 0, 0, 0, 0, 0, 0x11]);
-        assert!(matches!(read(b"stopgate snapshot 2\n"), Err(Unusable::Version)));
+        assert!(matches!(read(b"stopgate snapshot 1\n"), Err(Unusable::Version)));
         assert!(matches!(read(b""), Err(Unusable::Version)));
     }
 

@@ -222,7 +222,7 @@ mod tests {
         let lane = good.tags.iter().position(|tag| *tag != 0).expect("a row");
         assert_eq!(damaged(&|image| image.tags[lane] = 1), Some(Misfit("a tag without a distance")));
         assert_eq!(damaged(&|image| image.tags[lane] = 7 << 13), Some(Misfit("a tag from outside of its shard")));
-        assert_eq!(damaged(&|image| image.tags.truncate(31)), Some(Misfit("part of a bucket")));
+        assert_eq!(damaged(&|image| image.tags.truncate(30)), Some(Misfit("part of a bucket")));
         assert_eq!(damaged(&|image| image.rows.truncate(9)), Some(Misfit("the bytes of the rows")));
         assert_eq!(damaged(&|image| image.columns[3].1 = 57), Some(Misfit("a column that is too wide")));
         assert_eq!(damaged(&|image| image.wide.push(WholeRow { print: 1, cells: [0; CELLS] })), Some(Misfit("wide rows that no lane tells of")));

@@ -29,7 +29,8 @@ use super::consent::{Act, ConsentState, Position, Source};
 use super::key::ConsentKey;
 use super::time::Timestamp;
 use hashbrown::HashMap;
-use shard::{Growth, MOST_LANES, PRINT_BITS, Shard, Table};
+use shard::{Growth, MOST_LANES, NextLines, PRINT_BITS, Shard, Table};
+use smallvec::SmallVec;
 use std::hash::Hash;
 
 /// What applying an act did.
@@ -158,10 +159,11 @@ impl SuppressionSet {
         for (shard, print) in persons.clone().map(split) {
             self.shards[shard].fetch(print);
         }
-        // Of persons that are known the rows too.
-        for (shard, print) in persons.map(split) {
-            self.shards[shard].fetch_row(print);
-        }
+        // Of persons that are known the rows too: found first, then fetched one right behind the other. Where a row's page is not
+        // at hand, the processor looks for it, and goes on meanwhile with no more than some hundred instructions.
+        let rows: SmallVec<[NextLines<'_>; 64]> =
+            persons.map(split).filter_map(|(shard, print)| self.shards[shard].next_lines(print)).collect();
+        rows.into_iter().for_each(NextLines::fetch);
     }
 
     /// The same for persons to whom acts are about to be applied.
