@@ -165,7 +165,7 @@ impl Follow {
         // A shard that is filled by a snapshot would grow to twice its size for a few records.
         let many = total > self.view.read().set().len() as u64 / 4;
         self.view.apply(|view| view.expect_many(many.then_some(total as usize)));
-        if let Some(again) = self.restore(&mut follower, &mut reader, &mut marks, &mut unreadable, ends.as_slice())? {
+        if let Some(again) = self.restore(&mut follower, &mut reader, &mut marks, &mut unreadable, ends.as_slice(), many)? {
             return Ok(Some(again));
         }
         if self.stop.is_asked() {
@@ -211,7 +211,9 @@ impl Follow {
         Ok(None)
     }
 
-    /// Reads up to `ends` while a second thread applies what was read: each takes about half of the time.
+    /// Reads up to `ends` while a second thread applies what was read: each takes about half of the time. Where there are
+    /// `many`, the set is told how many entries are still to come, as well as that is known by then: compaction has taken
+    /// records, and others are of people who are known already.
     fn restore(
         &self,
         follower: &mut Follower,
@@ -219,6 +221,7 @@ impl Follow {
         marks: &mut Marks,
         unreadable: &mut BTreeSet<Position>,
         ends: &[u64],
+        many: bool,
     ) -> Result<Option<Again>, EdgeError> {
         let left = |positions: &[u64]| -> u64 { ends.iter().zip(positions).map(|(end, at)| end.saturating_sub(*at)).sum() };
         let total = left(follower.positions());
@@ -227,9 +230,16 @@ impl Follow {
         thread::scope(|scope| {
             let (portions, read_before) = mpsc::sync_channel::<Portion>(PORTIONS);
             let applying = scope.spawn(move || {
+                let entries = || self.view.read().set().len();
+                let before = entries();
                 for Portion { changes, unmet, positions } in read_before {
                     self.apply(changes, unmet, RESTORE_SLICE, None, unreadable);
                     self.view.publish(&positions);
+                    if many {
+                        let left = left(&positions);
+                        let of_one = entries().saturating_sub(before) as f64 / (total - left).max(1) as f64;
+                        self.view.apply(|view| view.expect_many(Some((of_one * left as f64) as usize)));
+                    }
                 }
             });
             while left(follower.positions()) > 0 && !self.stop.is_asked() {

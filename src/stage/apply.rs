@@ -71,9 +71,21 @@ impl Unmet {
 
 /// What keys have in common, as written and as understood.
 struct Kept {
-    written: [Box<str>; 3],
+    /// Business and channel, up to the identity.
+    before: Box<str>,
+    /// The subject, from the end of the identity on.
+    after: Box<str>,
     business: Box<str>,
     slot: SlotPrint,
+}
+
+impl Kept {
+    /// The identity of a key that is like this but for it, where that is written without escapes.
+    fn identity_in<'k>(&self, key: &'k [u8]) -> Option<&'k str> {
+        let identity = key.strip_prefix(self.before.as_bytes())?.strip_suffix(self.after.as_bytes())?;
+        let is_plain = !identity.iter().any(|byte| matches!(byte, b'|' | b'%'));
+        std::str::from_utf8(identity).ok().filter(|_| is_plain)
+    }
 }
 
 /// So many are kept. More businesses than these take longer, each time one of them is not among the kept.
@@ -112,24 +124,21 @@ impl<'a> Reader<'a> {
     }
 
     fn read_key(&mut self, bytes: &[u8]) -> Option<(PersonPrint, SlotPrint)> {
-        let parts = split_key(bytes);
-        if let Some([business, channel, identity, subject]) = parts
-            && !identity.contains('%')
-            && let Some(kept) = self.kept.iter().find(|kept| kept.written.iter().zip([business, channel, subject]).all(|(a, b)| **a == *b))
-        {
+        if let Some((kept, identity)) = self.kept.iter().find_map(|kept| Some((kept, kept.identity_in(bytes)?))) {
             let identity = Identity::parse(identity).ok()?;
             let hashed = self.prints.hashed(kept.slot).filter(|_| matches!(identity, Identity::Hash(_)));
             return Some((self.prints.person(&kept.business, &identity), hashed.unwrap_or(kept.slot)));
         }
         let key = decode_key(bytes, self.businesses).ok()?;
         let (person, slot) = self.prints.of_key(&key);
-        if let Some([business, channel, _, subject]) = parts {
+        if let Some([business, channel, _, subject]) = split_key(bytes) {
             if self.kept.len() == MOST_KEPT {
                 self.kept.remove(0);
             }
             // What is kept is the slot of plain identities.
             let slot = self.prints.slot(&key.channel, &key.subject);
-            self.kept.push(Kept { written: [business, channel, subject].map(Into::into), business: key.business.clone(), slot });
+            let (before, after) = (format!("{business}|{channel}|"), format!("|{subject}"));
+            self.kept.push(Kept { before: before.into(), after: after.into(), business: key.business.clone(), slot });
         }
         self.unmet.0.push((key.business, key.subject));
         Some((person, slot))

@@ -47,14 +47,14 @@ impl<'a> ConsentFields<'a> {
             (3, Field::Number(_)) => Some(()),
             (4, Field::Bytes(bytes)) => evidence.replace(bytes).is_none().then_some(()),
             (5, Field::Number(changed)) => set(&mut fields.changed_state, changed != 0),
-            (6, Field::Bytes(text)) => std::str::from_utf8(text).ok().map(|_| ()),
+            (6, Field::Bytes(text)) => is_text(text).then_some(()),
             _ => None,
         })?;
         let mut source = None;
         each_field(evidence.unwrap_or_default(), |number, field| match (number, field) {
             (1, Field::Bytes(bytes)) => source.replace(bytes).is_none().then_some(()),
             (2, Field::Bytes(text)) => set(&mut fields.provider_message_id, std::str::from_utf8(text).ok()?),
-            (3 | 4 | 7..=13 | 15..=18, Field::Bytes(text)) => std::str::from_utf8(text).ok().map(|_| ()),
+            (3 | 4 | 7..=13 | 15..=18, Field::Bytes(text)) => is_text(text).then_some(()),
             (5 | 6 | 14 | 19, Field::Number(_)) => Some(()),
             _ => None,
         })?;
@@ -83,6 +83,12 @@ impl<'a> SourceFields<'a> {
 fn set<T>(place: &mut T, value: T) -> Option<()> {
     *place = value;
     Some(())
+}
+
+/// Whether decoding would take this for a text. Nearly all are short and ASCII, which is seen faster.
+#[inline]
+fn is_text(bytes: &[u8]) -> bool {
+    bytes.is_ascii() || std::str::from_utf8(bytes).is_ok()
 }
 
 enum Field<'a> {

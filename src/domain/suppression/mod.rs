@@ -29,7 +29,7 @@ use super::consent::{Act, ConsentState, Position, Source};
 use super::key::ConsentKey;
 use super::time::Timestamp;
 use hashbrown::HashMap;
-use shard::{Growth, MOST_LANES, NextLines, PRINT_BITS, Shard, Table};
+use shard::{Growth, MOST_LANES, PRINT_BITS, RowLines, Shard, Table};
 use smallvec::SmallVec;
 use std::hash::Hash;
 
@@ -156,26 +156,29 @@ impl SuppressionSet {
     /// Brings what look-ups of these persons will read near, all at once: while one is fetched from memory, so are the
     /// others.
     pub fn prefetch(&self, persons: impl Iterator<Item = PersonPrint> + Clone) {
-        for (shard, print) in persons.clone().map(split) {
-            self.shards[shard].fetch(print);
-        }
-        // Of persons that are known the rows too: found first, then fetched one right behind the other. Where a row's page is not
-        // at hand, the processor looks for it, and goes on meanwhile with no more than some hundred instructions.
-        let rows: SmallVec<[NextLines<'_>; 64]> =
-            persons.map(split).filter_map(|(shard, print)| self.shards[shard].next_lines(print)).collect();
-        rows.into_iter().for_each(NextLines::fetch);
+        let rows = self.fetch_buckets(persons, Shard::row_to_read);
+        rows.into_iter().for_each(RowLines::fetch);
     }
 
     /// The same for persons to whom acts are about to be applied.
     pub fn prefetch_rows(&self, persons: impl Iterator<Item = PersonPrint> + Clone) {
-        let mut touched = 0;
+        let rows = self.fetch_buckets(persons, Shard::row_to_write);
+        rows.into_iter().for_each(RowLines::fetch_to_write);
+    }
+
+    /// Fetches the buckets of these persons, and returns what is to be fetched next. Rows are found first, to be fetched one
+    /// right behind the other: where a page is not at hand, the processor looks for it, and goes on meanwhile with no more
+    /// than some hundred instructions.
+    #[inline]
+    fn fetch_buckets<'a>(
+        &'a self,
+        persons: impl Iterator<Item = PersonPrint> + Clone,
+        next: impl Fn(&'a Shard, u64) -> Option<RowLines<'a>>,
+    ) -> SmallVec<[RowLines<'a>; 64]> {
         for (shard, print) in persons.clone().map(split) {
             self.shards[shard].fetch(print);
         }
-        for (shard, print) in persons.map(split) {
-            touched ^= self.shards[shard].touch_row(print);
-        }
-        std::hint::black_box(touched);
+        persons.map(split).filter_map(|(shard, print)| next(&self.shards[shard], print)).collect()
     }
 
     /// The act that stands for a person in a slot.

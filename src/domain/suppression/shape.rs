@@ -13,6 +13,9 @@ pub(super) const MAX_WIDTH: u8 = 56;
 /// A sample's outliers are left to the table of wide rows where the column gets narrower by so many bits without them.
 const WORTH_LEAVING_OUT: u32 = 6;
 
+/// A column of a smaller range is a number of few partitions or the like, and does not grow with the rows.
+const GROWING: u64 = 256;
+
 /// One column: values from `base` on, in `width` bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Column {
@@ -27,8 +30,9 @@ pub(super) struct Shape {
 }
 
 impl Column {
-    /// A column for values like these, with some room for greater ones, as offsets and times grow.
-    fn fit(values: &mut [i64]) -> Self {
+    /// A column for values like these, with room for greater ones, as offsets and times grow: a quarter of the range, or so
+    /// many times the range, where it is no small one.
+    fn fit(values: &mut [i64], ahead: u64) -> Self {
         let last = values.len().saturating_sub(1);
         let outliers = values.len() / 64;
         let mut between = |skipped: usize| {
@@ -36,7 +40,8 @@ impl Column {
             let (low, high) = (at(skipped), at(last - skipped));
             let range = high.wrapping_sub(low) as u64;
             let base = low.saturating_sub_unsigned(range / 8);
-            let top = high.saturating_add_unsigned(range / 4);
+            let ahead = if range >= GROWING { range.saturating_mul(ahead) } else { 0 };
+            let top = high.saturating_add_unsigned(ahead.max(range / 4));
             let width = u64::BITS - (top.wrapping_sub(base) as u64).leading_zeros();
             (base, width)
         };
@@ -51,13 +56,13 @@ impl Column {
 }
 
 impl Shape {
-    /// A shape for rows like these. It may leave out a few of them.
-    pub(super) fn fit(sample: &[Cells]) -> Self {
+    /// A shape for rows like these, and for `ahead` times as many that are still to come. It may leave out a few of them.
+    pub(super) fn fit(sample: &[Cells], ahead: u64) -> Self {
         let mut values = Vec::with_capacity(sample.len());
         let columns = std::array::from_fn(|column| {
             values.clear();
             values.extend(sample.iter().map(|cells| cells[column]));
-            Column::fit(&mut values)
+            Column::fit(&mut values, ahead)
         });
         Self { columns }
     }
@@ -233,7 +238,7 @@ mod tests {
         fn what_fits_reads_back_and_leaves_its_neighbours_alone(
             sample in prop::collection::vec(prop::array::uniform8(prop_oneof![any::<i64>(), -9..9_i64, 1_700_000_000_000..1_800_000_000_000_i64]), 1..200),
         ) {
-            let shape = Shape::fit(&sample);
+            let shape = Shape::fit(&sample, 0);
             let width = shape.width();
             let mut bits = Bits::zeroed(width * sample.len());
             for (row, cells) in sample.iter().enumerate().filter(|(_, cells)| shape.fits(cells)) {
@@ -250,11 +255,15 @@ mod tests {
     #[test]
     fn a_shape_has_room_for_what_comes_next_and_leaves_out_what_is_rare() {
         let mut sample: Vec<Cells> = (0..256).map(|number| [number, 7, 0, 0, 0, 0, 0, 0]).collect();
-        assert_eq!(Shape::fit(&sample).columns[0].width, 9);
-        assert_eq!(Shape::fit(&sample).columns[1], Column { base: 7, width: 0 });
-        assert!(Shape::fit(&sample).fits(&[300, 7, 0, 0, 0, 0, 0, 0]));
+        assert_eq!(Shape::fit(&sample, 0).columns[0].width, 9);
+        assert_eq!(Shape::fit(&sample, 0).columns[1], Column { base: 7, width: 0 });
+        assert!(Shape::fit(&sample, 0).fits(&[300, 7, 0, 0, 0, 0, 0, 0]));
+        assert!(!Shape::fit(&sample, 0).fits(&[2560, 7, 0, 0, 0, 0, 0, 0]));
+        sample.push([256, 7, 0, 0, 0, 0, 0, 0]);
+        assert!(Shape::fit(&sample, 9).fits(&[2560, 7, 0, 0, 0, 0, 0, 0]));
+        assert_eq!(Shape::fit(&sample, 9).columns[1].width, 0);
         sample[5][1] = i64::MAX;
-        assert!(!Shape::fit(&sample).fits(&sample[5]));
-        assert!(Shape::fit(&sample).fits(&sample[6]));
+        assert!(!Shape::fit(&sample, 0).fits(&sample[5]));
+        assert!(Shape::fit(&sample, 0).fits(&sample[6]));
     }
 }

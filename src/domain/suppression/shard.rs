@@ -34,7 +34,8 @@ const TAG_BITS: u32 = 13;
 const REACH: usize = 7;
 /// Lanes of a bucket that are taken on average when a shard grows. Beyond it more and more rows find no lane within reach.
 pub(super) const MOST_LANES: usize = 28;
-/// How many times its size a shard becomes at once, where it is known that it will be filled.
+/// How many times its size a shard becomes at once, where it is known that it will be filled; up to twice that, if it has the
+/// size then that it will need.
 const AT_ONCE: usize = 8;
 /// A shard of fewer rows moves them before anybody has noticed.
 const MOVED_AT_ONCE: usize = 256;
@@ -111,19 +112,26 @@ fn fetch_line<T>(of: &T) {
     std::hint::black_box(of);
 }
 
-/// Lines of cache that a look-up of somebody who is known needs.
+/// Lines of cache that are needed behind a bucket: of a row, and of how rows are written.
 #[derive(Clone, Copy)]
-pub(super) struct NextLines<'a> {
+pub(super) struct RowLines<'a> {
     row: &'a u8,
-    shape: [&'a i64; 2],
+    cold: &'a Cold,
 }
 
-impl NextLines<'_> {
+impl RowLines<'_> {
     /// Fetches them, without waiting.
     #[inline]
     pub(super) fn fetch(self) {
         fetch_line(self.row);
-        self.shape.into_iter().for_each(fetch_line);
+        self.cold.shape.lines().into_iter().for_each(fetch_line);
+    }
+
+    /// Fetches besides what the row of an act may be written to.
+    #[inline]
+    pub(super) fn fetch_to_write(self) {
+        self.fetch();
+        fetch_line(&self.cold.wide_at_fit);
     }
 }
 
@@ -345,42 +353,36 @@ impl Shard {
         }
     }
 
-    /// Reads from the row that a print has or would get, and fetches what tells how a row is written.
-    #[inline]
-    pub(super) fn touch_row(&self, print: u64) -> u64 {
-        if self.buckets.is_empty() {
-            return 0;
-        }
-        self.cold.shape.lines().into_iter().for_each(fetch_line);
-        fetch_line(&self.cold.wide_at_fit);
-        let place = Place::of(print, self.buckets.len());
-        let bucket = &self.buckets[place.bucket];
-        let lanes = bucket.lanes(place.tag(0)) | bucket.lanes(0);
-        if lanes == 0 {
-            self.fetch_behind(place.bucket);
-        }
-        let lane = lanes.trailing_zeros() as usize;
-        self.rows.get(self.row(place.bucket * LANES + lane.min(LANES - 1)), 8)
-    }
-
     /// What a look-up of this print will read after its own bucket, if that holds a row of it. Otherwise fetches the bucket
     /// behind, where it may have gone past.
     #[inline]
-    pub(super) fn next_lines(&self, print: u64) -> Option<NextLines<'_>> {
+    pub(super) fn row_to_read(&self, print: u64) -> Option<RowLines<'_>> {
+        self.row_lines(print, |bucket, tag| bucket.lanes(tag), Bucket::was_passed)
+    }
+
+    /// What an act of this print will read and write after its own bucket: the row that it has there, or would get.
+    #[inline]
+    pub(super) fn row_to_write(&self, print: u64) -> Option<RowLines<'_>> {
+        self.row_lines(print, |bucket, tag| bucket.lanes(tag) | bucket.lanes(0), |_, _| true)
+    }
+
+    /// The first of some lanes of a print's own bucket; where there is none, the bucket behind is fetched if it counts.
+    #[inline]
+    fn row_lines(&self, print: u64, lanes: impl Fn(&Bucket, u16) -> u32, goes_on: impl Fn(&Bucket, u16) -> bool) -> Option<RowLines<'_>> {
         if self.buckets.is_empty() {
             return None;
         }
         let place = Place::of(print, self.buckets.len());
         let (bucket, tag) = (&self.buckets[place.bucket], place.tag(0));
-        let lanes = bucket.lanes(tag);
+        let lanes = lanes(bucket, tag);
         if lanes == 0 {
-            if bucket.was_passed(tag) {
+            if goes_on(bucket, tag) {
                 self.fetch_behind(place.bucket);
             }
             return None;
         }
         let row = self.rows.byte(self.row(place.bucket * LANES + lanes.trailing_zeros() as usize))?;
-        Some(NextLines { row, shape: self.cold.shape.lines() })
+        Some(RowLines { row, cold: &self.cold })
     }
 
     /// Whether any row is of this print.
@@ -415,7 +417,7 @@ impl Shard {
             Some(lane) => {
                 self.remove_wide(lane, print, slot);
                 self.write(lane, print, &cells);
-                self.refit_if_due();
+                self.refit_if_due(Growth::Tight);
             }
             None => {
                 if self.far.take(print, slot).is_some() {
@@ -429,7 +431,7 @@ impl Shard {
     pub(super) fn add(&mut self, print: u64, cells: Cells, growth: Growth) {
         if self.buckets.is_empty() {
             let notes = std::mem::take(&mut self.cold.notes);
-            *self = Self::with_buckets(1, Shape::fit(&[cells]));
+            *self = Self::with_buckets(1, Shape::fit(&[cells], 0));
             self.cold.notes = notes;
         }
         if self.len >= self.most() {
@@ -439,7 +441,7 @@ impl Shard {
         match self.take_lane(print) {
             Some(lane) => {
                 self.write(lane, print, &cells);
-                self.refit_if_due();
+                self.refit_if_due(growth);
             }
             None => {
                 self.far.insert(Whole { print, cells });
@@ -456,7 +458,7 @@ impl Shard {
         let is_misfit = self.is_misfit(more);
         match (self.len >= MOVED_AT_ONCE, is_full, is_misfit) {
             (true, true, _) => Some(self.grown(Growth::Tight)),
-            (true, false, true) => Some(self.rebuilt(self.buckets.len(), true)),
+            (true, false, true) => Some(self.rebuilt(self.buckets.len(), Some(self.fitted(Growth::Tight)))),
             (true, false, false) | (false, _, _) => None,
         }
     }
@@ -476,20 +478,31 @@ impl Shard {
         self.cold.wide.len() + more > 2 * self.cold.wide_at_fit + 8 + self.len / 32
     }
 
-    fn refit_if_due(&mut self) {
+    fn refit_if_due(&mut self, growth: Growth) {
         if self.is_misfit(0) {
-            *self = self.rebuilt(self.buckets.len(), true);
+            *self = self.rebuilt(self.buckets.len(), Some(self.fitted(growth)));
         }
+    }
+
+    /// The shape that fits its rows, and those that are expected.
+    fn fitted(&self, growth: Growth) -> Shape {
+        let ahead = match growth {
+            Growth::Tight => 0,
+            Growth::Bulk(expected) => (expected * MOST_LANES / self.len.max(1)) as u64,
+        };
+        Shape::fit(&self.sample(), ahead)
     }
 
     fn grown(&self, growth: Growth) -> Self {
         let buckets = self.buckets.len();
         let more = match growth {
             Growth::Tight => buckets / 16 + 1,
-            Growth::Bulk(expected) => (buckets * AT_ONCE).min(expected).saturating_sub(buckets).max(buckets),
+            Growth::Bulk(expected) if expected <= 2 * AT_ONCE * buckets => expected.saturating_sub(buckets).max(buckets),
+            Growth::Bulk(_) => (AT_ONCE - 1) * buckets,
         };
         // A few wide rows are not worth a look at all others: the fit is due when they are many.
-        self.rebuilt(buckets + more, self.cold.wide.len() > self.len / 64)
+        let is_due = self.cold.wide.len() > self.len / 64;
+        self.rebuilt(buckets + more, is_due.then(|| self.fitted(growth)))
     }
 
     /// Tags an empty lane near the bucket of a print, and tells the full ones before it; `None` where all are full.
@@ -561,9 +574,9 @@ impl Shard {
         Place { bucket: (lane / LANES + buckets - distance) % buckets, remainder }.print(buckets)
     }
 
-    /// All rows in so many buckets; where `refit`, in the shape that fits them best now.
-    fn rebuilt(&self, buckets: usize, refit: bool) -> Self {
-        let shape = if refit { Shape::fit(&self.sample()) } else { self.cold.shape };
+    /// All rows in so many buckets, and in another shape if there is one.
+    fn rebuilt(&self, buckets: usize, other: Option<Shape>) -> Self {
+        let (shape, refit) = (other.unwrap_or(self.cold.shape), other.is_some());
         let mut moved = Self::with_buckets(buckets, shape);
         let payload = 1 + shape.width();
         let mut wide = self.cold.wide.clone();
@@ -638,7 +651,7 @@ impl Shard {
             return;
         }
         let least = self.len.div_ceil(MOST_LANES);
-        *self = self.rebuilt(least + least * usize::from(spare) / (16 * 256), true);
+        *self = self.rebuilt(least + least * usize::from(spare) / (16 * 256), Some(self.fitted(Growth::Tight)));
         self.far.shrink_to_fit();
         self.cold.wide.shrink_to_fit(|wide| spread(wide.print));
         self.cold.notes.shrink_to_fit(|note| spread(note.print));
