@@ -70,6 +70,9 @@ pub const OWNED_SETTINGS: &[(&str, &str)] = &[
     ("allow.auto.create.topics", "a misspelt topic must fail"),
 ];
 
+/// Other names that the client knows settings by of which this layer has defaults. Of two names of one setting it takes either.
+const ALIASES: &[(&str, &str)] = &[("queue.buffering.max.ms", "linger.ms")];
+
 impl Connection {
     /// Settings common to all clients.
     fn client(&self) -> ClientConfig {
@@ -83,10 +86,12 @@ impl Connection {
         config
     }
 
-    /// Settings that an operator's own win over.
+    /// Settings that an operator's own win over, under either of their names.
     fn set_defaults(&self, config: &mut ClientConfig, defaults: &[(&str, &str)]) {
+        let is_set = |name: &str| self.settings.contains_key(name);
         for (name, value) in defaults {
-            if !self.settings.contains_key(*name) {
+            let alias = ALIASES.iter().find(|(_, of)| of == name);
+            if !is_set(name) && !alias.is_some_and(|(alias, _)| is_set(alias)) {
                 config.set(*name, *value);
             }
         }
@@ -213,6 +218,16 @@ impl rdkafka::consumer::ConsumerContext for LogOnly {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_operator_sets_wins_over_a_default_by_either_name() {
+        let settings = [("queue.buffering.max.ms".to_owned(), "9".to_owned()), ("fetch.wait.max.ms".to_owned(), "8".to_owned())].into();
+        let connection = Connection { bootstrap: "localhost:9092".to_owned(), settings };
+        let mut config = connection.producer();
+        connection.set_defaults(&mut config, &[("linger.ms", "50"), ("fetch.wait.max.ms", "100"), ("queued.min.messages", "50000")]);
+        assert_eq!((config.get("linger.ms"), config.get("queue.buffering.max.ms")), (None, Some("9")));
+        assert_eq!((config.get("fetch.wait.max.ms"), config.get("queued.min.messages")), (Some("8"), Some("50000")));
+    }
 
     #[test]
     fn a_setting_that_the_client_refuses_is_named_without_its_value() {
