@@ -206,6 +206,12 @@ impl Identities {
     }
 }
 
+impl From<Identity> for Identities {
+    fn from(one: Identity) -> Self {
+        Self(SmallVec::from_buf([one]))
+    }
+}
+
 impl fmt::Debug for Identities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(&self.0).finish()

@@ -133,12 +133,20 @@ impl SendDecoder {
     /// What [`Self::of_values`] makes of fields that are all text.
     fn of_texts(texts: [Option<&str>; FIELDS]) -> Result<OutboundSend<'_>, DecodeError> {
         let [business, channel, to, recipient, from, category, program, template, expires_at] = texts;
-        let named: Result<SmallVec<[Identity; 1]>, _> = [to, recipient].into_iter().flatten().map(Identity::recognise).collect();
+        let named = match (to, recipient) {
+            // One name is the rule, and needs no list.
+            (Some(one), None) | (None, Some(one)) => Identity::recognise(one).ok().map(Identities::from),
+            (Some(to), Some(recipient)) => {
+                let named: Result<SmallVec<[Identity; 2]>, _> = [to, recipient].into_iter().map(Identity::recognise).collect();
+                named.ok().and_then(Identities::new)
+            }
+            (None, None) => None,
+        };
         Ok(OutboundSend {
             business: plain(business),
             from: plain(from),
             channel: channel_of(channel)?,
-            to: named.ok().and_then(Identities::new).ok_or(DecodeError::NoRecipient)?,
+            to: named.ok_or(DecodeError::NoRecipient)?,
             category: plain(category),
             template: plain(template),
             program: plain(program),
