@@ -1,5 +1,6 @@
 //! Topics as the brokers hold them: which exist, with how many partitions and which policies; and making new ones.
 
+use super::offsets::OffsetsClient;
 use super::{Connection, EdgeError, LogOnly};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -18,6 +19,8 @@ pub struct WantedTopic {
 /// The administrative client. Its calls are awaited: run them on a runtime of the caller's.
 pub struct Admin {
     client: AdminClient<LogOnly>,
+    /// Asks what has no administrative call of its own, and tells why nobody answered: nobody polls the log of the other.
+    questions: OffsetsClient,
     options: AdminOptions,
     timeout: Duration,
 }
@@ -27,15 +30,14 @@ impl Admin {
     pub fn new(connection: &Connection, timeout: Duration) -> Result<Self, EdgeError> {
         let client = connection.client().create_with_context(LogOnly).map_err(EdgeError::from_kafka)?;
         let options = AdminOptions::new().request_timeout(Some(timeout)).operation_timeout(Some(timeout));
-        Ok(Self { client, options, timeout })
+        // A consumer must name a group; nothing is asked about this one.
+        let questions = OffsetsClient::new(connection, "stopgate-admin")?;
+        Ok(Self { client, questions, options, timeout })
     }
 
     /// Number of brokers, and the partition counts of the topics that exist.
     pub fn cluster(&self) -> Result<(usize, BTreeMap<String, u32>), EdgeError> {
-        let metadata = self.client.inner().fetch_metadata(None, self.timeout).map_err(EdgeError::from_kafka)?;
-        let topics = metadata.topics().iter().filter(|topic| topic.error().is_none());
-        let counts = topics.map(|topic| (topic.name().to_owned(), topic.partitions().len() as u32)).collect();
-        Ok((metadata.brokers().len(), counts))
+        self.questions.cluster(self.timeout)
     }
 
     /// The settings of topics, asked for at once; topics that the broker tells nothing about are left out.

@@ -5,8 +5,9 @@ use crate::record::{TopicName, TopicPartition};
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
+use rdkafka::metadata::Metadata;
 use rdkafka::topic_partition_list::TopicPartitionList;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Why offsets are not known. Not knowing is no number: whoever waits for them holds.
@@ -132,12 +133,24 @@ impl OffsetsClient {
 
     /// Number of partitions of a topic as the brokers tell it now; `None` where it does not exist.
     pub fn partitions(&self, topic: &str, timeout: Duration) -> Result<Option<u32>, EdgeError> {
-        let metadata = self.consumer.fetch_metadata(Some(topic), timeout).map_err(|error| {
-            self.tell_log();
-            EdgeError::from_kafka(error)
-        })?;
+        let metadata = self.metadata(Some(topic), timeout)?;
         let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
         Ok(found.map(|found| found.partitions().len() as u32).filter(|&count| count > 0))
+    }
+
+    /// Number of brokers, and the partition counts of the topics that exist.
+    pub(super) fn cluster(&self, timeout: Duration) -> Result<(usize, BTreeMap<String, u32>), EdgeError> {
+        let metadata = self.metadata(None, timeout)?;
+        let topics = metadata.topics().iter().filter(|topic| topic.error().is_none());
+        let counts = topics.map(|topic| (topic.name().to_owned(), topic.partitions().len() as u32)).collect();
+        Ok((metadata.brokers().len(), counts))
+    }
+
+    fn metadata(&self, topic: Option<&str>, timeout: Duration) -> Result<Metadata, EdgeError> {
+        self.consumer.fetch_metadata(topic, timeout).map_err(|error| {
+            self.tell_log();
+            EdgeError::from_kafka(error)
+        })
     }
 
     /// Has told what the client logged: why no broker could be reached, a certificate that is not trusted for example. It waits

@@ -335,7 +335,7 @@ fn snapshots() {
     };
     let read = |file: &[u8]| SnapshotReader::new(file).and_then(|(_, rest)| rest.view(PrintKey::new(1, 2), vec![200]));
     assert!(read(&whole).is_ok());
-    let (magic, mut rest) = whole.split_at(b"stopgate snapshot 1\n".len());
+    let (magic, mut rest) = whole.split_at(b"stopgate snapshot 2\n".len());
     let mut frames = Vec::new();
     while let Some((length, behind)) = rest.split_first_chunk::<4>() {
         let (frame, after) = behind[4..].split_at(u32::from_le_bytes(*length) as usize);

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::support::broker::{Broker, Options};
 use crate::support::service::Start;
@@ -168,4 +169,14 @@ fn a_wrong_password_and_a_wrong_certificate_are_told_and_no_secret_is() {
         let text = finished.text();
         assert!(text.to_lowercase().contains(says) && !text.contains(password), "{says}: {text}");
     }
+    // A service waits for brokers, and its log says why it must.
+    let start = Start::serving("filter").variable("STOPGATE_LOG", "stopgate=info");
+    let mut filter = secured.as_user(start, &world, "filter", "SCRAM-SHA-512", SECRET, &stranger).spawn();
+    filter.unready(|reasons| reasons.contains("broker"));
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !filter.stderr().to_lowercase().contains("certificate") {
+        assert!(Instant::now() < deadline, "{}", filter.stderr());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(!filter.terminate().contains(SECRET));
 }

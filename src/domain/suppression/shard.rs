@@ -46,7 +46,7 @@ const FAR_UNTIL_GROWN: usize = 16;
 const SAMPLE: usize = 256;
 
 /// What is known of 31 rows in one line of cache.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Bucket {
     /// How far from its own bucket each row lies, plus one, above 13 bits of its print. 0: no row.
