@@ -20,7 +20,7 @@ use crate::domain::question::{self, Program, Reason};
 use crate::domain::reply::ReplyTexts;
 use crate::domain::rules::{Rule, RuleBook};
 use crate::domain::send::Categories;
-use crate::kafka::{Connection, OWNED_SETTINGS};
+use crate::kafka::{Connection, owned};
 use crate::record::TopicName;
 use crate::stage::detect::{Excerpt, Policy};
 use crate::stage::filter::{GuidanceRules, SendsTopic};
@@ -292,7 +292,7 @@ impl RawConfig {
             problems.push("bootstrap is missing: give --bootstrap HOST:PORT".to_owned());
         }
         for name in raw.kafka.keys() {
-            if let Some((_, why)) = OWNED_SETTINGS.iter().find(|(owned, _)| owned == name) {
+            if let Some(why) = owned(name) {
                 problems.push(format!("[kafka] {name} is stopgate's own: {why}"));
             }
         }

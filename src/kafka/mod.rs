@@ -44,12 +44,12 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
     pub bootstrap: String,
-    /// librdkafka settings passed through, none of [`OWNED_SETTINGS`].
+    /// librdkafka settings passed through, none that is [`owned`].
     pub settings: BTreeMap<String, String>,
 }
 
 /// Settings that stopgate's promises rest on, and why each is not for passing through.
-pub const OWNED_SETTINGS: &[(&str, &str)] = &[
+const OWNED_SETTINGS: &[(&str, &str)] = &[
     ("bootstrap.servers", "set `bootstrap` instead"),
     ("group.id", "set `[groups]` instead"),
     ("group.instance.id", "made of `instance` and the worker's number, so that a restart keeps its partitions"),
@@ -70,8 +70,18 @@ pub const OWNED_SETTINGS: &[(&str, &str)] = &[
     ("allow.auto.create.topics", "a misspelt topic must fail"),
 ];
 
-/// Other names that the client knows settings by of which this layer has defaults. Of two names of one setting it takes either.
-const ALIASES: &[(&str, &str)] = &[("queue.buffering.max.ms", "linger.ms")];
+/// Second names of settings that this layer sets, and the first: where both are set, which one counts is chance.
+const SECOND_NAMES: &[(&str, &str)] =
+    &[("metadata.broker.list", "bootstrap.servers"), ("queue.buffering.max.ms", "linger.ms"), ("request.required.acks", "acks")];
+
+fn first_name(name: &str) -> &str {
+    SECOND_NAMES.iter().find(|(second, _)| *second == name).map_or(name, |(_, first)| first)
+}
+
+/// Why a setting is not for passing through, if it is not.
+pub fn owned(name: &str) -> Option<&'static str> {
+    OWNED_SETTINGS.iter().find(|(owned, _)| *owned == first_name(name)).map(|(_, why)| *why)
+}
 
 impl Connection {
     /// Settings common to all clients.
@@ -88,10 +98,8 @@ impl Connection {
 
     /// Settings that an operator's own win over, under either of their names.
     fn set_defaults(&self, config: &mut ClientConfig, defaults: &[(&str, &str)]) {
-        let is_set = |name: &str| self.settings.contains_key(name);
         for (name, value) in defaults {
-            let alias = ALIASES.iter().find(|(_, of)| of == name);
-            if !is_set(name) && !alias.is_some_and(|(alias, _)| is_set(alias)) {
+            if !self.settings.keys().any(|set| first_name(set) == *name) {
                 config.set(*name, *value);
             }
         }
@@ -218,6 +226,14 @@ impl rdkafka::consumer::ConsumerContext for LogOnly {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_setting_that_promises_rest_on_is_owned_by_either_name() {
+        for name in ["acks", "request.required.acks", "bootstrap.servers", "metadata.broker.list", "isolation.level"] {
+            assert!(owned(name).is_some(), "{name}");
+        }
+        assert_eq!(owned("queue.buffering.max.ms"), None);
+    }
 
     #[test]
     fn what_an_operator_sets_wins_over_a_default_by_either_name() {
