@@ -305,6 +305,8 @@ mod tests {
             r#"{"business":"acme","to":5511912345678,"template":"order_update"}"#,
             Ok("acme - - phone:+5511912345678 - - order_update -"),
         );
+        check_json(r#"{"business":"acme","recipient":"US.7001"}"#, Ok("acme - - bsuid:US.7001 - - - -"));
+        check_json(r#"{"business":"acme","recipient":"US.7001","to":null}"#, Ok("acme - - bsuid:US.7001 - - - -"));
         check_json(r#"{"business":"acme","recipient":"US.7001","to":"12025550143"}"#, Ok("acme - - phone:+12025550143,bsuid:US.7001 - - - -"));
         check_json(
             r#"{"business":"acme","to":["+12025550143","email:Ada@example.com"]}"#,
