@@ -14,8 +14,8 @@ pub type TopicPartition = (TopicName, u32);
 pub enum Rebalance {
     /// These partitions are to be taken.
     Take(Vec<TopicPartition>),
-    /// These partitions are to be given back; `lost`: somebody else may own them already.
-    Give { partitions: Vec<TopicPartition>, lost: bool },
+    /// These partitions are to be given back: the group has assigned them anew, and somebody else may own them already.
+    Give(Vec<TopicPartition>),
 }
 
 /// Where a record lies.

@@ -3,8 +3,14 @@
 //! The client's rebalance callback only notes what is asked; the worker ends its transaction first and then takes or
 //! gives partitions itself, at offsets that it has looked up itself: a missing position is the beginning of the log, a
 //! position that the log no longer holds is a hold. Nothing is ever skipped by a reset policy.
+//!
+//! What a member may commit is not left to the client either, which tells the brokers the id and the generation that it has at
+//! that moment. Where its session ends while it waits to join again (librdkafka 2.12.1, `rd_kafka_cgrp_handle_JoinGroup`), it
+//! joins as another member and keeps its partitions, which others have had meanwhile. So a position is committed only under the
+//! member id under which its partition was taken, and in the generation of which the member's owner has heard.
 
 use super::ffi::consume::{Consumed, MemberConsumer};
+use super::ffi::membership::{Membership, membership};
 use super::offsets::OffsetsClient;
 use super::{Connection, EdgeError};
 use crate::record::{Header, Rebalance, Record, TopicName, TopicPartition};
@@ -13,20 +19,26 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMe
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 struct GroupContext {
     topics: Vec<TopicName>,
     asked: Mutex<VecDeque<Rebalance>>,
+    /// The membership when the group asked last.
+    heard: Mutex<Option<Membership>>,
     /// The member leaves: nobody will carry requests out any more, so the callback does.
     leaving: AtomicBool,
 }
 
 impl GroupContext {
+    fn heard(&self) -> MutexGuard<'_, Option<Membership>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn partitions(&self, list: &TopicPartitionList) -> Vec<TopicPartition> {
         let elements = list.elements();
         let named = elements.iter().filter_map(|element| {
@@ -41,19 +53,23 @@ super::logs_through_tracing!(GroupContext);
 
 impl ConsumerContext for GroupContext {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let takes = error == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         if self.leaving.load(Ordering::Relaxed) {
-            if let Err(error) = consumer.incremental_unassign(list) {
-                tracing::debug!(target: "stopgate::kafka", %error, "leaving the group");
-            }
+            answer(consumer, takes, list);
             return;
         }
         let partitions = self.partitions(list);
-        let asked = if error == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            Rebalance::Take(partitions)
-        } else {
-            Rebalance::Give { partitions, lost: consumer.assignment_lost() }
-        };
+        let asked = if takes { Rebalance::Take(partitions) } else { Rebalance::Give(partitions) };
+        *self.heard() = membership(consumer);
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).push_back(asked);
+    }
+}
+
+/// The answer of a member that leaves: it gives what it is asked for, and takes nothing.
+fn answer(consumer: &BaseConsumer<GroupContext>, takes: bool, asked: &TopicPartitionList) {
+    let answered = if takes { consumer.incremental_assign(&TopicPartitionList::new()) } else { consumer.incremental_unassign(asked) };
+    if let Err(error) = answered {
+        tracing::debug!(target: "stopgate::kafka", %error, "leaving the group");
     }
 }
 
@@ -149,6 +165,8 @@ pub enum Start {
 pub struct GroupConsumer {
     member: MemberConsumer<GroupContext>,
     topics: Vec<TopicName>,
+    /// The member id under which each partition was taken; `None`: under none that would hold.
+    taken_as: RefCell<BTreeMap<TopicPartition, Option<Arc<str>>>>,
     /// Something was met that makes everything be read again.
     broken: Cell<bool>,
 }
@@ -172,12 +190,13 @@ impl GroupConsumer {
             ("fetch.wait.max.ms", "100"),
         ];
         connection.set_defaults(&mut config, &defaults);
-        let context = GroupContext { topics: topics.to_vec(), asked: Mutex::new(VecDeque::new()), leaving: AtomicBool::new(false) };
+        let context =
+            GroupContext { topics: topics.to_vec(), asked: Mutex::default(), heard: Mutex::default(), leaving: AtomicBool::new(false) };
         let consumer: BaseConsumer<GroupContext> = config.create_with_context(context).map_err(EdgeError::from_kafka)?;
         let names: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
         consumer.subscribe(&names).map_err(EdgeError::from_kafka)?;
         let member = MemberConsumer::new(consumer).ok_or_else(|| EdgeError::Stop(KafkaError::ClientCreation("no queue".to_owned())))?;
-        Ok(Self { member, topics: topics.to_vec(), broken: Cell::new(false) })
+        Ok(Self { member, topics: topics.to_vec(), taken_as: RefCell::default(), broken: Cell::new(false) })
     }
 
     /// Attends to all that is not a record: rebalances, which the context notes, and errors of the member. Whoever waits
@@ -291,6 +310,12 @@ impl GroupConsumer {
 
     /// Takes partitions, each at its offset. Partitions in `paused` are taken and not read.
     pub fn take(&self, starts: &[(TopicPartition, u64)], paused: &[TopicPartition]) -> Result<(), EdgeError> {
+        let member = self.consumer().context().heard().as_ref().map(|heard| heard.member.clone());
+        self.taken_as.borrow_mut().extend(starts.iter().map(|(partition, _)| (partition.clone(), member.clone())));
+        self.assign(starts, paused)
+    }
+
+    fn assign(&self, starts: &[(TopicPartition, u64)], paused: &[TopicPartition]) -> Result<(), EdgeError> {
         let at = |offset: u64| Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX));
         let list = list(starts.iter().map(|(partition, offset)| (partition, at(*offset)))).map_err(EdgeError::from_kafka)?;
         for ((topic, partition), _) in starts {
@@ -305,6 +330,11 @@ impl GroupConsumer {
 
     /// Gives partitions back.
     pub fn give(&self, partitions: &[TopicPartition]) -> Result<(), EdgeError> {
+        self.taken_as.borrow_mut().retain(|partition, _| !partitions.contains(partition));
+        self.unassign(partitions)
+    }
+
+    fn unassign(&self, partitions: &[TopicPartition]) -> Result<(), EdgeError> {
         let list = invalid(partitions)?;
         // A pause stays with the client's partition through giving and taking: it ends here.
         self.consumer().resume(&list).map_err(EdgeError::from_kafka)?;
@@ -319,8 +349,8 @@ impl GroupConsumer {
     /// instead of seeking, which fails for a partition whose fetching has not begun.
     pub fn rewind(&self, positions: &[(TopicPartition, u64)]) -> Result<(), EdgeError> {
         let partitions: Vec<TopicPartition> = positions.iter().map(|(partition, _)| partition.clone()).collect();
-        self.give(&partitions)?;
-        self.take(positions, &[])
+        self.unassign(&partitions)?;
+        self.assign(positions, &[])
     }
 
     /// Stops reading these partitions; the member goes on polling.
@@ -355,16 +385,28 @@ impl GroupConsumer {
         Ok(known.collect())
     }
 
-    /// The generation under which positions may be committed; `None` before the group was joined.
-    pub(super) fn group_metadata(&self) -> Option<ConsumerGroupMetadata> {
-        self.consumer().group_metadata()
+    /// The membership under which positions of these partitions may be committed.
+    pub(super) fn commits<'p>(&self, mut partitions: impl Iterator<Item = &'p TopicPartition>) -> Result<ConsumerGroupMetadata, EdgeError> {
+        let is_unheard = || EdgeError::Abort(KafkaError::Global(RDKafkaErrorCode::IllegalGeneration));
+        // In this order: what was heard and still holds afterwards is what the metadata say.
+        let metadata = self.consumer().group_metadata().ok_or_else(is_unheard)?;
+        let now = membership(self.consumer());
+        let Some(now) = now.filter(|now| self.consumer().context().heard().as_ref() == Some(now)) else { return Err(is_unheard()) };
+        let taken_as = self.taken_as.borrow();
+        if partitions.any(|partition| taken_as.get(partition) != Some(&Some(now.member.clone()))) {
+            return Err(EdgeError::Expelled(KafkaError::Global(RDKafkaErrorCode::UnknownMemberId)));
+        }
+        Ok(metadata)
     }
 }
 
 impl Drop for GroupConsumer {
     fn drop(&mut self) {
-        // Closing asks for all partitions back, and waits until that was carried out.
+        // Closing asks for all partitions back, and waits until that was carried out, and for the answer to what was asked before.
         self.consumer().context().leaving.store(true, Ordering::Relaxed);
+        for takes in [true, false] {
+            answer(self.consumer(), takes, &TopicPartitionList::new());
+        }
     }
 }
 

@@ -135,6 +135,9 @@ pub enum EdgeError {
     /// The producer is of no use any more, or nobody knows whether the transaction was committed: make a new one.
     #[error("kafka producer lost: {0}")]
     Renew(#[source] KafkaError),
+    /// The group has gone on without this member, and others may have had its partitions: a new member must join.
+    #[error("kafka membership lost: {0}")]
+    Expelled(#[source] KafkaError),
     /// Nothing that time or a new client could mend: wrong credentials, missing rights, wrong settings.
     #[error("kafka: {0}")]
     Stop(#[source] KafkaError),

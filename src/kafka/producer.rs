@@ -163,14 +163,13 @@ impl TransactionalProducer {
         }
         let at = |offset: u64| Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX));
         let offsets = list(positions.iter().map(|(partition, offset)| (partition, at(*offset)))).map_err(EdgeError::from_kafka)?;
-        let lost_generation = || EdgeError::Abort(KafkaError::Global(RDKafkaErrorCode::UnknownMemberId));
-        let generation = consumer.group_metadata().ok_or_else(lost_generation)?;
+        let membership = consumer.commits(positions.keys())?;
         self.aside(deadline, move |client| {
-            retry(deadline, |remaining| client.send_offsets_to_transaction(&offsets, &generation, remaining))?;
+            retry(deadline, |remaining| client.send_offsets_to_transaction(&offsets, &membership, remaining))?;
             // Past this point a time-out leaves the result unknown: only a new producer finds out.
             retry(deadline, |remaining| client.commit_transaction(remaining)).map_err(|error| match error {
                 EdgeError::Retriable(error) => EdgeError::Renew(error),
-                EdgeError::Abort(_) | EdgeError::Renew(_) | EdgeError::Stop(_) => error,
+                EdgeError::Abort(_) | EdgeError::Renew(_) | EdgeError::Expelled(_) | EdgeError::Stop(_) => error,
             })
         })
     }
@@ -210,7 +209,7 @@ fn retry(deadline: Instant, mut call: impl FnMut(Duration) -> Result<(), KafkaEr
             Ok(()) => return Ok(()),
             Err(EdgeError::Retriable(error)) if Instant::now() >= deadline => return Err(EdgeError::Retriable(error)),
             Err(EdgeError::Retriable(_)) => {}
-            Err(error @ (EdgeError::Abort(_) | EdgeError::Renew(_) | EdgeError::Stop(_))) => return Err(error),
+            Err(error @ (EdgeError::Abort(_) | EdgeError::Renew(_) | EdgeError::Expelled(_) | EdgeError::Stop(_))) => return Err(error),
         }
     }
 }

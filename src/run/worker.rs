@@ -110,17 +110,23 @@ impl Setup {
         let offsets = OffsetsClient::new(&self.connection, &self.group)?;
         let mut fenced: Vec<Instant> = Vec::new();
         loop {
-            let result = self.run_member(&offsets, &mut stage);
-            let Err(EdgeError::Renew(error)) = result else { return result };
-            // The member was fenced. A broker that stood still for longer than a session fences a member by its own
-            // later join: a new member goes on. A second process of the same name does so again and again.
-            fenced.retain(|at| at.elapsed() < FENCED_WITHIN);
-            fenced.push(Instant::now());
-            if fenced.len() > FENCED_TIMES {
-                tracing::error!(part = %self.part(), "fenced again and again: does another process run under this --instance name?");
-                return Err(EdgeError::Stop(error));
+            match self.run_member(&offsets, &mut stage) {
+                // A broker that stood still for longer than a session fences a member by its own later join: a new member goes
+                // on. A second process of the same name does so again and again.
+                Err(EdgeError::Renew(error)) => {
+                    fenced.retain(|at| at.elapsed() < FENCED_WITHIN);
+                    fenced.push(Instant::now());
+                    if fenced.len() > FENCED_TIMES {
+                        tracing::error!(part = %self.part(), "fenced again and again: does another process run under this --instance name?");
+                        return Err(EdgeError::Stop(error));
+                    }
+                    tracing::warn!(part = %self.part(), %error, "the member was fenced: a new one joins");
+                }
+                Err(EdgeError::Expelled(error)) => {
+                    tracing::warn!(part = %self.part(), %error, "the group has gone on without the member: a new one joins");
+                }
+                result @ (Ok(()) | Err(EdgeError::Retriable(_) | EdgeError::Abort(_) | EdgeError::Stop(_))) => return result,
             }
-            tracing::warn!(part = %self.part(), %error, "the member was fenced: a new one joins");
             self.stop.sleep(RETRY_AFTER);
             stage.start_again()?;
         }
@@ -175,7 +181,7 @@ impl Setup {
                     return Ok(Some(producer));
                 }
                 Err(error @ EdgeError::Stop(_)) => return Err(error),
-                Err(error @ (EdgeError::Retriable(_) | EdgeError::Abort(_) | EdgeError::Renew(_))) => {
+                Err(error @ (EdgeError::Retriable(_) | EdgeError::Abort(_) | EdgeError::Renew(_) | EdgeError::Expelled(_))) => {
                     self.status.unready(&self.part(), Unready::Waiting { what: "a transactional producer", why: error.to_string() });
                     self.stop.sleep(RETRY_AFTER);
                 }
@@ -603,7 +609,7 @@ impl<'g, S: Stage> Thread<'g, S> {
                 tracing::warn!(part = %self.part, %error, "the producer is replaced");
                 self.machine.failed(Trouble::Renew);
             }
-            EdgeError::Stop(_) => return Err(error),
+            EdgeError::Expelled(_) | EdgeError::Stop(_) => return Err(error),
         }
         Ok(())
     }

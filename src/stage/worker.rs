@@ -4,7 +4,9 @@
 //! the order of things, on which the promises rest:
 //!
 //! * a batch is decided only after a fence that was asked for *after* it was received;
-//! * what a transaction holds is committed before partitions are taken or given, and before a hold;
+//! * what a transaction holds is committed before partitions are taken, and before a hold; it is aborted before any are given: when
+//!   a group asks for partitions it has assigned them anew already, and a member that comes back from the dead may have some of
+//!   them by then, as of the positions that were committed before;
 //! * a position is committed only with the outcomes of everything before it;
 //! * after an abort, an unknown result or a lost producer everything starts again at the committed positions;
 //! * a hold ends by the fence, and by nothing else (expired sends leave it as suppressed).
@@ -150,10 +152,10 @@ impl Worker {
         }
         if let Some(asked) = self.asked.front() {
             return match (asked, self.open_since_ms) {
-                (Rebalance::Give { lost: true, .. }, Some(_)) => Step::Abort,
-                (Rebalance::Take(_) | Rebalance::Give { .. }, Some(_)) => Step::Commit,
+                (Rebalance::Give(_), Some(_)) => Step::Abort,
+                (Rebalance::Take(_), Some(_)) => Step::Commit,
                 (Rebalance::Take(partitions), None) => Step::Take(partitions.clone()),
-                (Rebalance::Give { partitions, .. }, None) => Step::Give(partitions.clone()),
+                (Rebalance::Give(partitions), None) => Step::Give(partitions.clone()),
             };
         }
         if self.stopping {
@@ -338,7 +340,7 @@ impl Worker {
 
     /// The partitions of the first request were given back; `left`: received records of other partitions still wait.
     pub fn given(&mut self, left: bool) {
-        if let Some(Rebalance::Give { partitions, .. }) = self.asked.pop_front() {
+        if let Some(Rebalance::Give(partitions)) = self.asked.pop_front() {
             for partition in &partitions {
                 self.partitions.remove(partition);
             }
@@ -557,24 +559,28 @@ mod tests {
     }
 
     #[test]
-    fn partitions_are_given_after_the_commit_and_lost_ones_after_an_abort() {
-        for (lost, first) in [(false, Step::Commit), (true, Step::Abort)] {
-            let mut worker = owner(PACE);
+    fn partitions_are_taken_after_the_commit_and_given_after_an_abort() {
+        let mut worker = owner(PACE);
+        let decide = |worker: &mut Worker| {
             worker.received(true, true);
             worker.fenced(true, 0);
             worker.decided(&at(15), 0);
-            worker.asked(Rebalance::Give { partitions: vec![partition(0)], lost });
-            assert_eq!(worker.next(1), first);
-            if lost {
-                worker.aborted()
-            } else {
-                worker.committed()
-            }
-            assert_eq!(worker.next(1), Step::Give(vec![partition(0)]));
-            worker.given(false);
-            assert_eq!(worker.partitions().count(), 0);
-            assert_eq!(worker.next(1), Step::Receive { wait_ms: 100 });
-        }
+        };
+        decide(&mut worker);
+        worker.asked(Rebalance::Take(vec![partition(1)]));
+        assert_eq!(worker.next(1), Step::Commit);
+        worker.committed();
+        assert_eq!(worker.next(1), Step::Take(vec![partition(1)]));
+        worker.taken(&[(partition(1), 0, None)]);
+
+        decide(&mut worker);
+        worker.asked(Rebalance::Give(vec![partition(0)]));
+        assert_eq!(worker.next(1), Step::Abort);
+        worker.aborted();
+        assert_eq!(worker.next(1), Step::Give(vec![partition(0)]));
+        worker.given(false);
+        assert!(worker.partitions().eq([&partition(1)]));
+        assert_eq!(worker.next(1), Step::Receive { wait_ms: 100 });
     }
 
     #[test]

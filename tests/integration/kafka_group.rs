@@ -1,24 +1,72 @@
-//! A member of a group, at the client itself: what it is handed after it went back, while the group wants partitions of it.
+//! A member of a group, at the client itself: what it is handed after it went back, while the group wants partitions of it; and what
+//! it may still commit once the group has gone on without it.
 
 use std::time::Duration;
 
-use stopgate::kafka::Connection;
 use stopgate::kafka::group::{GroupConsumer, Received};
 use stopgate::kafka::offsets::OffsetsClient;
+use stopgate::kafka::producer::{Limits, TransactionalProducer};
+use stopgate::kafka::{Connection, EdgeError};
 use stopgate::record::{Rebalance, TopicName, TopicPartition};
 
+use super::kafka_network::behind_a_proxy;
 use crate::support::broker::Broker;
 use crate::support::kafka::Record;
+use crate::support::proxy::Kind;
 use crate::support::wait::{DEADLINE, wait_for};
 
 const PARTITIONS: u32 = 4;
 
-/// What the group asks of a member first.
+/// What the group asks of a member next.
 fn asked(member: &GroupConsumer) -> Rebalance {
     wait_for("the group to ask", DEADLINE, || {
         member.attend().expect("attended");
         member.asked().ok_or(())
     })
+}
+
+/// Sessions that a test can outwait, for members and a topic of four partitions with fifty records each.
+struct Short {
+    name: TopicName,
+    group: String,
+}
+
+impl Short {
+    fn new(broker: &Broker) -> Self {
+        let (topic, group) = (broker.unique("short"), broker.unique("members"));
+        broker.kafka().create(&topic, PARTITIONS as i32);
+        for partition in 0..PARTITIONS {
+            broker.kafka().produce_all(&topic, (0..50).map(|n| Record::new("k", format!("{n}")).to(partition as i32)));
+        }
+        Self { name: topic.as_str().into(), group }
+    }
+
+    fn join(&self, bootstrap: &str, member: &str) -> GroupConsumer {
+        let settings = [("session.timeout.ms", "3000"), ("heartbeat.interval.ms", "300")];
+        let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let connection = Connection { bootstrap: bootstrap.to_owned(), settings };
+        GroupConsumer::new(&connection, &self.group, member, std::slice::from_ref(&self.name)).expect("a member")
+    }
+
+    /// All partitions at this offset.
+    fn at(&self, offset: u64) -> Vec<(TopicPartition, u64)> {
+        (0..PARTITIONS).map(|partition| ((self.name.clone(), partition), offset)).collect()
+    }
+
+    /// A member's transaction that has these positions and nothing else.
+    fn commit(&self, broker: &Broker, member: &GroupConsumer, id: &str, positions: Vec<(TopicPartition, u64)>) -> Result<(), EdgeError> {
+        let connection = Connection { bootstrap: broker.bootstrap().to_owned(), settings: Default::default() };
+        let id = format!("{}-{id}", self.group);
+        let producer = wait_for("a producer", DEADLINE, || {
+            TransactionalProducer::new(&connection, &id, Limits::DEFAULT, Duration::from_secs(5)).map_err(|error| error.to_string())
+        });
+        producer.begin().expect("begun");
+        producer.commit(&positions.into_iter().collect(), member, Duration::from_secs(10))
+    }
+
+    fn committed(&self, broker: &Broker) -> Vec<Option<i64>> {
+        broker.kafka().committed(&self.group, &self.name)
+    }
 }
 
 #[test]
@@ -67,11 +115,52 @@ fn a_member_that_goes_back_before_it_hears_what_the_group_asks_hears_it_before_a
     first.rewind(&start).expect("gone back");
     first.receive(Duration::from_secs(2), 1000, &mut received).expect("received");
     let asked = first.asked();
-    // What is not answered would keep a member from leaving.
-    if let Some(Rebalance::Give { partitions, .. }) = &asked {
-        first.give(partitions).expect("given");
-    }
-    assert!(matches!(&asked, Some(Rebalance::Give { partitions, lost: false }) if partitions.len() == 2), "{asked:?}");
+    assert!(matches!(&asked, Some(Rebalance::Give(partitions)) if partitions.len() == 2), "{asked:?}");
     let handed: Vec<String> = received.iter().map(|received| format!("{}@{}", received.partition(), received.offset())).collect();
     assert_eq!(handed, [""; 0], "records of partitions that another member may have by now");
+}
+
+/// The client joins its group again on its own account. Where its session ends while it waits to join, it comes back as another
+/// member and keeps its partitions, which others have had meanwhile, without a word.
+#[test]
+fn a_member_that_the_group_forgot_while_it_joined_again_commits_nothing_more() {
+    let Some((broker, proxy)) = behind_a_proxy() else { return };
+    let short = Short::new(&broker);
+    let first = short.join(&proxy.address(), "first");
+    assert!(matches!(asked(&first), Rebalance::Take(all) if all.len() == 4));
+    first.take(&short.at(0), &[]).expect("taken");
+    short.commit(&broker, &first, "first", short.at(10)).expect("a member commits");
+
+    // A second member comes. The first hears of it and asks to join again, but the question takes longer than its session.
+    proxy.hold(&[Kind::JoinGroup]);
+    let second = short.join(broker.bootstrap(), "second");
+    let mut taken = Vec::new();
+    wait_for("all partitions to be the second's", DEADLINE, || {
+        first.attend().expect("attended");
+        second.attend().expect("attended");
+        if let Some(Rebalance::Take(partitions)) = second.asked() {
+            let starts: Vec<(TopicPartition, u64)> = partitions.into_iter().map(|partition| (partition, 10)).collect();
+            second.take(&starts, &[]).expect("taken");
+            taken.extend(starts);
+        }
+        if taken.len() == 4 { Ok(()) } else { Err(taken.clone()) }
+    });
+    assert_eq!(first.asked(), None, "the first has heard of nothing");
+    short.commit(&broker, &second, "second", short.at(30)).expect("a member commits");
+
+    // The question arrives, and the client joins as another member.
+    proxy.hold(&[]);
+    let given = wait_for("the group to ask", DEADLINE, || {
+        first.attend().expect("attended");
+        second.attend().expect("attended");
+        if let Some(Rebalance::Give(partitions)) = second.asked() {
+            second.give(&partitions).expect("given");
+        }
+        first.asked().ok_or(())
+    });
+    let late = short.commit(&broker, &first, "first", short.at(20));
+    assert!(matches!(given, Rebalance::Give(_)), "{given:?}");
+    assert!(matches!(late, Err(EdgeError::Expelled(_))), "{late:?}");
+    assert_eq!(short.committed(&broker), [Some(30); 4]);
+    // Both leave without an answer to what they were asked last, which does not hold them up.
 }

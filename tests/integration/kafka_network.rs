@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::kafka_exactly_once::survives;
 use super::kafka_torture::{assert_kept, is_long};
 use crate::support::broker::{Broker, Options};
-use crate::support::proxy::Proxy;
+use crate::support::proxy::{Kind, Proxy};
 use crate::support::world::{Layout, World};
 
 /// A session that silence can outlast, and clients that notice it.
@@ -65,4 +65,38 @@ fn a_bad_network_loses_doubles_and_leaks_nothing() {
         b
     });
     assert_kept(&world, stoppers);
+}
+
+/// See `kafka_group`: the client itself comes back as another member and keeps its partitions, here in the middle of a commit.
+#[test]
+fn a_member_that_joins_again_too_late_while_it_commits_doubles_nothing() {
+    let Some((broker, proxy)) = behind_a_proxy() else { return };
+    let layout = Layout { inbound: 4, sends: 4, ..Layout::default() };
+    let world = World::with(&broker, "late", layout).tables(IMPATIENT);
+    let serving = |instance| world.serving("run", instance).arg("--fence", "inbound");
+    survives(&world, 200, |more| {
+        let (mut late, mut other) = (serving("late").arg("--bootstrap", &proxy.address()).spawn(), serving("other").spawn());
+        late.ready();
+        other.ready();
+        more(1_000);
+        for _ in 0..2 {
+            // The late one has decided and waits for its records to be acknowledged. Another one comes, which makes all join
+            // again, and in time they go on without the late one.
+            proxy.hold(&[Kind::JoinGroup, Kind::Produce]);
+            let third = serving("third").spawn();
+            std::thread::sleep(Duration::from_secs(5));
+            more(1_000);
+            proxy.hold(&[Kind::Produce]);
+            std::thread::sleep(Duration::from_millis(1_500));
+            proxy.hold(&[]);
+            more(1_000);
+            third.terminate();
+            std::thread::sleep(Duration::from_secs(4));
+            more(1_000);
+        }
+        late.still_runs();
+        late.terminate();
+        other
+    });
+    assert_kept(&world, 200);
 }

@@ -16,6 +16,8 @@ struct Weather {
     delay_ms: AtomicU64,
     /// Nothing gets through, and nobody is told.
     is_hole: AtomicBool,
+    /// Requests of these kinds wait, a bit for each, and all that follows them on their connection.
+    held: AtomicU64,
     /// Connections of an earlier generation are cut.
     generation: AtomicU64,
     ended: AtomicBool,
@@ -47,9 +49,9 @@ impl Proxy {
                 }
                 let (Ok(client), Ok(server)) = (client, TcpStream::connect(("127.0.0.1", port))) else { continue };
                 let generation = shared.generation.load(Ordering::Relaxed);
-                for (from, to) in [(&client, &server), (&server, &client)] {
+                for (from, to, requests) in [(&client, &server, Some(Requests::default())), (&server, &client, None)] {
                     let (from, to, weather) = (from.try_clone().expect("a socket"), to.try_clone().expect("a socket"), shared.clone());
-                    std::thread::spawn(move || carry(from, to, &weather, generation));
+                    std::thread::spawn(move || carry(from, to, requests, &weather, generation));
                 }
             }
         });
@@ -71,6 +73,11 @@ impl Proxy {
         self.weather.generation.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// From now on holds requests of these kinds up, and all that follows them on their connection, and lets all others through.
+    pub fn hold(&self, kinds: &[Kind]) {
+        self.weather.held.store(kinds.iter().fold(0, |held, kind| held | kind.bit()), Ordering::Relaxed);
+    }
+
     /// Swallows everything, or lets it through again.
     pub fn swallow(&self, is_hole: bool) {
         self.weather.is_hole.store(is_hole, Ordering::Relaxed);
@@ -85,7 +92,52 @@ impl Drop for Proxy {
     }
 }
 
-fn carry(mut from: TcpStream, mut to: TcpStream, weather: &Weather, generation: u64) {
+/// A kind of requests, by its number in Kafka's protocol.
+#[derive(Clone, Copy)]
+pub enum Kind {
+    Produce = 0,
+    JoinGroup = 11,
+}
+
+impl Kind {
+    fn bit(self) -> u64 {
+        1 << self as u32
+    }
+}
+
+/// Where the requests of a connection begin: each has its length in four bytes, and then the number of its kind in two.
+#[derive(Default)]
+struct Requests {
+    head: Vec<u8>,
+    /// Bytes until the next one.
+    left: usize,
+}
+
+impl Requests {
+    /// The kinds of requests that begin within the next bytes, a bit for each.
+    fn kinds(&mut self, mut bytes: &[u8]) -> u64 {
+        let mut kinds = 0;
+        while !bytes.is_empty() {
+            if self.left == 0 {
+                let (head, rest) = bytes.split_at(bytes.len().min(6 - self.head.len()));
+                self.head.extend(head);
+                bytes = rest;
+                if let [a, b, c, d, 0, kind] = &*self.head {
+                    kinds |= 1_u64.checked_shl(u32::from(*kind)).unwrap_or_default();
+                    self.left = u32::from_be_bytes([*a, *b, *c, *d]) as usize - 2;
+                    self.head.clear();
+                }
+            } else {
+                let passed = bytes.len().min(self.left);
+                bytes = &bytes[passed..];
+                self.left -= passed;
+            }
+        }
+        kinds
+    }
+}
+
+fn carry(mut from: TcpStream, mut to: TcpStream, mut requests: Option<Requests>, weather: &Weather, generation: u64) {
     from.set_read_timeout(Some(TICK)).expect("a timeout");
     let mut bytes = vec![0; 64 * 1024];
     while weather.generation.load(Ordering::Relaxed) == generation {
@@ -99,6 +151,10 @@ fn carry(mut from: TcpStream, mut to: TcpStream, weather: &Weather, generation: 
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => continue,
             Err(_) => break,
         };
+        let kinds = requests.as_mut().map_or(0, |requests| requests.kinds(&bytes[..read]));
+        while kinds & weather.held.load(Ordering::Relaxed) != 0 && weather.generation.load(Ordering::Relaxed) == generation {
+            std::thread::sleep(TICK);
+        }
         let delay = weather.delay_ms.load(Ordering::Relaxed);
         if delay > 0 {
             std::thread::sleep(Duration::from_millis(delay));

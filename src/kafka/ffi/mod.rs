@@ -3,6 +3,7 @@
 //!
 //! * [`consume`]: records in batches, from consumers assigned by hand and from members of groups; headers whose names
 //!   are any bytes (the wrapper's iterator panics on names that are not UTF-8);
+//! * [`membership`]: under which id and in which generation a member is in its group;
 //! * [`produce`]: records written under topic handles that are looked up once;
 //! * [`describe`]: topic ids.
 //!
@@ -10,4 +11,5 @@
 
 pub(crate) mod consume;
 pub(crate) mod describe;
+pub(crate) mod membership;
 pub(crate) mod produce;

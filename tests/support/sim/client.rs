@@ -79,7 +79,7 @@ impl Member {
                     asks.clear();
                     lost.extend(partitions.iter().cloned());
                     if !partitions.is_empty() {
-                        asks.push_back(Rebalance::Give { partitions, lost: true });
+                        asks.push_back(Rebalance::Give(partitions));
                     }
                     rejoined = Some(world.group(group).join(name));
                 }

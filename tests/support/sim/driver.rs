@@ -331,7 +331,7 @@ impl<S: Stage> Driver<S> {
         match error {
             EdgeError::Retriable(_) | EdgeError::Abort(_) => self.machine.failed(Trouble::Abort),
             EdgeError::Renew(_) => self.machine.failed(Trouble::Renew),
-            EdgeError::Stop(_) => return Err(error),
+            EdgeError::Expelled(_) | EdgeError::Stop(_) => return Err(error),
         }
         Ok(())
     }

@@ -92,7 +92,7 @@ impl Group {
                 member.owned.iter().filter(|partition| !member.revoking.contains(*partition)).skip(share).cloned().collect();
             if !surplus.is_empty() {
                 member.revoking.extend(surplus.iter().cloned());
-                member.asks.push_back(Rebalance::Give { partitions: surplus, lost: false });
+                member.asks.push_back(Rebalance::Give(surplus));
             }
         }
         let owned: BTreeSet<&TopicPartition> = self.members.values().flat_map(|member| &member.owned).collect();
