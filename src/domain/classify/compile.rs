@@ -47,7 +47,7 @@ impl Builder {
         let mut grammars = Vec::new();
         let mut languages = Vec::new();
         let mut clitics = Vec::new();
-        let mut marks = Marks::default();
+        let (mut tap_backs, mut signatures, mut reply_headers) = (Vec::new(), Vec::new(), Vec::new());
         for (index, language) in data.iter().enumerate() {
             if index == MOST_LANGUAGES {
                 return Err(fault(language, 1, "more than 64 languages"));
@@ -58,9 +58,9 @@ impl Builder {
             }
             languages.push(LanguageCode::new(&language.code));
             clitics.extend(language.clitics.iter().map(|clitic| (number, fold_entry(clitic).0)));
-            marks.tap_backs.extend(language.tap_backs.iter().map(|mark| mark.to_lowercase()));
-            marks.signatures.extend(language.signatures.iter().map(|mark| mark.to_lowercase()));
-            marks.reply_headers.extend(language.reply_headers.iter().map(|mark| mark.to_lowercase()));
+            tap_backs.extend(language.tap_backs.iter().map(|mark| mark.to_lowercase()));
+            signatures.extend(language.signatures.iter().map(|mark| mark.to_lowercase()));
+            reply_headers.extend(language.reply_headers.iter().map(|mark| mark.to_lowercase()));
             for group in &language.keywords {
                 self.add_keywords(language, number, group, &mut words)?;
             }
@@ -70,6 +70,10 @@ impl Builder {
                 self.entry(&mut words, &folded, stem);
             }
         }
+        let marks = Marks::new(tap_backs, signatures, reply_headers).map_err(|error| {
+            let file = data.last().map(|language| language.file.clone()).unwrap_or_default();
+            LexiconFault { file, line: 1, reason: format!("signatures: {error}") }
+        })?;
         let version = format!("{ENGINE_VERSION}-{text_hash:016x}").into();
         let words = words.build();
         let Self { entries, keywords, keyword_slips, word_slips } = self;

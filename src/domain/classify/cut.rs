@@ -5,18 +5,33 @@
 //!
 //! Absent: the words ("sent from my", "wrote:") are the language files'.
 
+use aho_corasick::{AhoCorasick, BuildError, MatchKind};
 use std::ops::Range;
 
 /// Texts longer than twice this are read at both ends, this much each: the request may be the last line of a long letter.
 pub const BOTH_ENDS_BYTES: usize = 2048;
 
 /// How mail programs and phones mark what they add, in every language of the lexicon; lower case.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Marks {
-    pub(super) tap_backs: Vec<String>,
-    pub(super) signatures: Vec<String>,
-    pub(super) reply_headers: Vec<String>,
+    tap_backs: Vec<String>,
+    signatures: Vec<String>,
+    /// Those of the signatures that are long enough to be told from other words in the middle of a line.
+    inside: AhoCorasick,
+    reply_headers: Vec<String>,
 }
+
+impl Marks {
+    /// An error where there are more signatures than can be looked for.
+    pub(super) fn new(tap_backs: Vec<String>, signatures: Vec<String>, reply_headers: Vec<String>) -> Result<Self, BuildError> {
+        let long = signatures.iter().filter(|signature| signature.len() > SHORT_SIGNATURE);
+        let inside = AhoCorasick::builder().match_kind(MatchKind::LeftmostFirst).ascii_case_insensitive(true).build(long)?;
+        Ok(Self { tap_backs, signatures, inside, reply_headers })
+    }
+}
+
+/// The longest signature, in bytes, that counts at the beginning of a line alone.
+const SHORT_SIGNATURE: usize = 8;
 
 /// A quotation of at least this many words, or this many characters without spaces, is somebody else's text.
 const QUOTED_WORDS: usize = 4;
@@ -130,7 +145,9 @@ fn closing(opening: char) -> Option<&'static [char]> {
 
 /// Keeps a line without its signature and without its long quotations.
 fn push_line(text: &str, line: Range<usize>, marks: &Marks, stretches: &mut Vec<Range<usize>>) {
-    let end = signature_inside(text.get(line.clone()).unwrap_or(""), marks).map_or(line.end, |at| line.start + at);
+    // Gateways that join lines leave a signature in the middle of one.
+    let signature = text.get(line.clone()).and_then(|line| marks.inside.find(line));
+    let end = signature.map_or(line.end, |signature| line.start + signature.start());
     let written = text.get(line.start..end).unwrap_or("");
     let whole = written.trim();
     let mut kept = line.start;
@@ -199,12 +216,6 @@ fn push_stretch(text: &str, stretch: Range<usize>, stretches: &mut Vec<Range<usi
     }
 }
 
-/// Where a signature begins in the middle of a line, as gateways that join lines leave it.
-fn signature_inside(line: &str, marks: &Marks) -> Option<usize> {
-    let lower = line.to_ascii_lowercase();
-    marks.signatures.iter().filter(|signature| signature.len() > 8).filter_map(|signature| lower.find(signature.as_str())).min()
-}
-
 /// "STOP\n- Maria Lopez" and "STOP - Maria": a dash and a name at the very end.
 fn drop_closing_name(text: &str, first: usize, stretches: &mut Vec<Range<usize>>) {
     let Some(last) = stretches.get(first..).and_then(<[_]>::last).cloned() else {
@@ -234,11 +245,8 @@ mod tests {
     use super::*;
 
     fn kept(text: &str) -> String {
-        let marks = Marks {
-            tap_backs: vec!["liked".into(), "a aimé".into()],
-            signatures: vec!["sent from my".into()],
-            reply_headers: vec!["wrote".into()],
-        };
+        let signatures = vec!["sent from my".into(), "gesendet von".into(), "von meinem iphone gesendet".into()];
+        let marks = Marks::new(vec!["liked".into(), "a aimé".into()], signatures, vec!["wrote".into()]).expect("few");
         let mut stretches = Vec::new();
         cut(text, &marks, &mut stretches);
         stretches.into_iter().map(|stretch| text.get(stretch).unwrap().trim().to_owned()).collect::<Vec<_>>().join(" / ")
@@ -267,6 +275,7 @@ mod tests {
     fn signatures_and_closing_names_go() {
         assert_eq!(kept("Stop\nSent from my iPhone"), "Stop");
         assert_eq!(kept("Stop Sent from my Galaxy"), "Stop");
+        assert_eq!(kept("Stopp - Von meinem iPhone gesendet von mir"), "Stopp -");
         assert_eq!(kept("STOP\n- Maria Lopez"), "STOP");
         assert_eq!(kept("NO MORE - STOP"), "NO MORE - STOP");
     }
