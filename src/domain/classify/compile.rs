@@ -157,7 +157,7 @@ impl Builder {
                 let (entry_number, entry) = self.entry(words, &folded, stem);
                 entry.courtesy |= class.name == "courtesy";
                 entry.follows = entry.follows.max(follows);
-                add_class(entry, number, set);
+                entry.classes.add(number, set);
                 set.common(set).for_each(|class| sizes[class] += 1);
                 if mended && !stem && folded.chars().count() >= SHORTEST_MENDED {
                     self.word_slips.add(&folded, entry_number);
@@ -187,7 +187,7 @@ impl Builder {
         for (word, set) in &classes.literals {
             set.common(*set).for_each(|class| sizes[class] += 1);
             let (folded, stem) = fold_entry(word);
-            add_class(self.entry(words, &folded, stem).1, number, *set);
+            self.entry(words, &folded, stem).1.classes.add(number, *set);
         }
         rules.index(&sizes);
         guards.index(&sizes);
@@ -195,13 +195,6 @@ impl Builder {
         let (promotions, marketing, everything) = (named("promotions"), named("marketing"), named("everything"));
         let (negation, messages, business) = (named("negation"), named("message"), named("business"));
         Ok(Grammar { negation, messages, business, rules, guards, rules_said, guard_effects, promotions, marketing, everything })
-    }
-}
-
-fn add_class(entry: &mut Entry, language: u8, set: ClassSet) {
-    match entry.classes.iter_mut().find(|(number, _)| *number == language) {
-        Some((_, classes)) => *classes |= set,
-        None => entry.classes.push((language, set)),
     }
 }
 

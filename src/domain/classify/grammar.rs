@@ -11,6 +11,7 @@
 use super::class_set::ClassSet;
 use super::data::{Reach, Verdict};
 use super::fold;
+use super::keyword::Courtesies;
 use super::lexicon::{Grammar, Lexicon, Part, Patterns, RuleSaid};
 use super::pattern::{Edge, Effort, Element, Lattice, Reader};
 use super::text::Text;
@@ -34,16 +35,19 @@ struct Match {
 pub(super) struct Found {
     rules: Vec<Match>,
     guards: Vec<Match>,
+    /// The classes of a language that the text has words of, by its number.
+    present: Vec<ClassSet>,
     /// An opt-out was taken back: by a guard, or because it is about business.
     pub(super) took_back: bool,
 }
 
-/// Finds every word and phrase of every language in the text.
-pub(super) fn tag(lexicon: &Lexicon, text: &Text, lattice: &mut Lattice) {
+/// Finds every word and phrase of every language in the text, and its courtesies.
+pub(super) fn tag(lexicon: &Lexicon, text: &Text, lattice: &mut Lattice, courtesies: &mut Courtesies) {
     lattice.clear();
+    courtesies.clear();
     for start in 0..text.tokens.len() {
         lattice.starts.push(lattice.edges.len() as u32);
-        tag_from(lexicon, text, lattice, start, 0, None);
+        courtesies.push(tag_from(lexicon, text, lattice, start, 0, None));
         tag_after_clitics(lexicon, text, lattice, start);
     }
     lattice.starts.push(lattice.edges.len() as u32);
@@ -66,18 +70,27 @@ fn token_bytes(text: &Text, at: usize) -> &[u8] {
     text.tokens.get(at).map_or(&[], |token| &text.folded.as_bytes()[token.folded.start as usize..token.folded.end as usize])
 }
 
-fn tag_from(lexicon: &Lexicon, text: &Text, lattice: &mut Lattice, start: usize, skip: usize, only: Option<u8>) {
+/// Finds the words and phrases that begin at a token, and returns one past the last token of the longest courtesy; 0 for
+/// none. Courtesies go on from clause to clause, words of rules do not.
+fn tag_from(lexicon: &Lexicon, text: &Text, lattice: &mut Lattice, start: usize, skip: usize, only: Option<u8>) -> u32 {
     let words = &lexicon.words;
     let mut place = Words::START;
+    let (mut courtesy, mut in_clause) = (0, true);
     for (at, token) in text.tokens.iter().enumerate().skip(start) {
-        if at > start {
-            if token.opens {
-                return;
+        let mut found = |number: u32, in_clause: bool| {
+            if in_clause {
+                push_edge(lexicon, lattice, number, at + 1, only);
             }
+            if lexicon.entries[number as usize].courtesy {
+                courtesy = at as u32 + 1;
+            }
+        };
+        if at > start {
+            in_clause &= !token.opens;
             if !token.glued {
                 match words.step(place, b' ') {
                     Some(next) => place = next,
-                    None => return,
+                    None => return courtesy,
                 }
             }
         }
@@ -86,22 +99,23 @@ fn tag_from(lexicon: &Lexicon, text: &Text, lattice: &mut Lattice, start: usize,
         for &byte in bytes {
             match words.step(place, byte) {
                 Some(next) => place = next,
-                None => return,
+                None => return courtesy,
             }
             if let Some(number) = words.stem(place) {
-                push_edge(lexicon, lattice, number, at + 1, only);
+                found(number, in_clause);
             }
         }
         if let Some(number) = words.whole(place) {
-            push_edge(lexicon, lattice, number, at + 1, only);
+            found(number, in_clause);
         }
     }
+    courtesy
 }
 
 /// Clitics are one language's: what another one means by the rest of the word does not count.
 fn push_edge(lexicon: &Lexicon, lattice: &mut Lattice, entry: u32, end: usize, only: Option<u8>) {
     let known = &lexicon.entries[entry as usize];
-    if !known.classes.is_empty() && only.is_none_or(|only| known.classes_in(only).is_some()) {
+    if known.classes.languages() != 0 && only.is_none_or(|only| known.classes.get(only).is_some()) {
         lattice.edges.push(Edge { end: end as u32, entry });
     }
 }
@@ -109,13 +123,14 @@ fn push_edge(lexicon: &Lexicon, lattice: &mut Lattice, entry: u32, end: usize, o
 /// Decides by the rules of every language.
 pub(super) fn decide(lexicon: &Lexicon, text: &Text, lattice: &Lattice, found: &mut Found) -> Option<Classification> {
     let languages = at_work(lexicon, text, lattice);
-    search(lexicon, text, lattice, languages, |grammar| &grammar.rules, &mut found.rules);
+    find_present(lexicon, lattice, languages, &mut found.present);
+    search(lexicon, text, lattice, languages, &found.present, |grammar| &grammar.rules, &mut found.rules);
     found.rules.retain(|rule| !is_borrowed(lexicon, text, lattice, rule));
     if found.rules.is_empty() {
         return None;
     }
     let matched = found.rules.iter().fold(1 << FIRST_LANGUAGE, |languages, rule| languages | 1 << rule.language);
-    search(lexicon, text, lattice, matched, |grammar| &grammar.guards, &mut found.guards);
+    search(lexicon, text, lattice, matched, &found.present, |grammar| &grammar.guards, &mut found.guards);
     let mut best: Option<(Class, &Match)> = None;
     let mut halves = Vec::new();
     for rule in &found.rules {
@@ -176,8 +191,8 @@ fn has_a_reason(lexicon: &Lexicon, text: &Text, lattice: &Lattice, command: &Mat
 pub(super) fn speaks_of_messages(lexicon: &Lexicon, text: &Text, lattice: &Lattice, except: &Range<usize>) -> bool {
     let (mut messages, mut business) = (0_u64, 0_u64);
     for edge in (0..text.tokens.len()).filter(|at| !except.contains(at)).flat_map(|at| lattice.at(at)) {
-        for (language, classes) in &lexicon.entries[edge.entry as usize].classes {
-            let grammar = &lexicon.grammars[usize::from(*language)];
+        for (language, classes) in lexicon.entries[edge.entry as usize].classes.iter() {
+            let grammar = &lexicon.grammars[usize::from(language)];
             messages |= u64::from(classes.meets(&grammar.messages)) << language;
             business |= u64::from(classes.meets(&grammar.business)) << language;
         }
@@ -194,7 +209,7 @@ fn is_about_business(lexicon: &Lexicon, text: &Text, lattice: &Lattice, rule: &M
     let said = rule.tokens.start..text.end_of_clause(rule.tokens.start).min(rule.tokens.end + OBJECT);
     let grammar = &lexicon.grammars[usize::from(rule.language)];
     let has = |classes: &ClassSet| {
-        let is_of = |edge: &Edge| lexicon.entries[edge.entry as usize].classes_in(rule.language).is_some_and(|found| found.meets(classes));
+        let is_of = |edge: &Edge| lexicon.entries[edge.entry as usize].classes.get(rule.language).is_some_and(|found| found.meets(classes));
         said.clone().any(|at| lattice.at(at).iter().any(is_of))
     };
     rule.language != FIRST_LANGUAGE && has(&grammar.business) && !has(&grammar.messages)
@@ -269,11 +284,21 @@ fn at_work(lexicon: &Lexicon, text: &Text, lattice: &Lattice) -> u64 {
     for at in 0..text.tokens.len() {
         let edges = lattice.at(at);
         if !edges.is_empty() && !is_first(lexicon, text, lattice, at) {
-            let classes = edges.iter().flat_map(|edge| &lexicon.entries[edge.entry as usize].classes);
-            classes.for_each(|(language, _)| languages |= 1 << language);
+            languages |= edges.iter().fold(0, |languages, edge| languages | lexicon.entries[edge.entry as usize].classes.languages());
         }
     }
     languages
+}
+
+/// Fills `present` for these languages.
+fn find_present(lexicon: &Lexicon, lattice: &Lattice, languages: u64, present: &mut Vec<ClassSet>) {
+    present.clear();
+    present.resize(lexicon.grammars.len(), ClassSet::EMPTY);
+    for (language, classes) in lattice.edges.iter().flat_map(|edge| lexicon.entries[edge.entry as usize].classes.iter()) {
+        if languages & (1 << language) != 0 {
+            present[usize::from(language)] |= *classes;
+        }
+    }
 }
 
 fn search<'l>(
@@ -281,6 +306,7 @@ fn search<'l>(
     text: &Text,
     lattice: &Lattice,
     languages: u64,
+    present: &[ClassSet],
     patterns: impl Fn(&'l Grammar) -> &'l Patterns,
     found: &mut Vec<Match>,
 ) {
@@ -288,17 +314,12 @@ fn search<'l>(
     let mut effort = Effort(STEPS_A_TOKEN.saturating_mul(text.tokens.len() as u32));
     for language in (0..lexicon.grammars.len() as u8).filter(|language| languages & (1 << language) != 0) {
         let patterns = patterns(&lexicon.grammars[usize::from(language)]);
-        let mut present = ClassSet::EMPTY;
-        for edge in &lattice.edges {
-            if let Some(classes) = lexicon.entries[edge.entry as usize].classes_in(language) {
-                present |= *classes;
-            }
-        }
+        let present = &present[usize::from(language)];
         let reader = Reader { tokens: &text.tokens, lattice, entries: &lexicon.entries, language };
         for key in present.common(patterns.keys) {
             for &place in &patterns.keyed[key] {
                 let pattern = &patterns.patterns[place as usize];
-                if !pattern.elements.iter().filter_map(Element::needed).all(|needed| needed.meets(&present)) {
+                if !pattern.elements.iter().filter_map(Element::needed).all(|needed| needed.meets(present)) {
                     continue;
                 }
                 for start in (0..text.tokens.len()).filter(|start| reader.can_begin(&pattern.anchor, *start)) {
@@ -318,7 +339,7 @@ const FIRST_LANGUAGE: u8 = 0;
 /// have the say.
 fn is_borrowed(lexicon: &Lexicon, text: &Text, lattice: &Lattice, rule: &Match) -> bool {
     let own = |at: usize| {
-        let knows = |edge: &Edge| lexicon.entries[edge.entry as usize].classes_in(rule.language).is_some();
+        let knows = |edge: &Edge| lexicon.entries[edge.entry as usize].classes.get(rule.language).is_some();
         !is_first(lexicon, text, lattice, at) && lattice.at(at).iter().any(knows)
     };
     rule.language != FIRST_LANGUAGE && !rule.tokens.clone().any(own)
@@ -326,7 +347,7 @@ fn is_borrowed(lexicon: &Lexicon, text: &Text, lattice: &Lattice, rule: &Match) 
 
 /// Whether a token begins a word or phrase of the first language.
 fn is_first(lexicon: &Lexicon, text: &Text, lattice: &Lattice, at: usize) -> bool {
-    let knows = |edge: &Edge| lexicon.entries[edge.entry as usize].classes_in(FIRST_LANGUAGE).is_some();
+    let knows = |edge: &Edge| lexicon.entries[edge.entry as usize].classes.get(FIRST_LANGUAGE).is_some();
     !text.tokens[at].solo && lattice.at(at).iter().any(knows)
 }
 
@@ -374,7 +395,7 @@ fn scope(lexicon: &Lexicon, text: &Text, lattice: &Lattice, rule: &Match, gramma
     let clause_end = text.end_of_clause(rule.tokens.start);
     let mut said = ClassSet::EMPTY;
     for edge in (rule.tokens.start..clause_end).flat_map(|at| lattice.at(at)) {
-        if let Some(classes) = lexicon.entries[edge.entry as usize].classes_in(rule.language) {
+        if let Some(classes) = lexicon.entries[edge.entry as usize].classes.get(rule.language) {
             said |= *classes;
         }
     }

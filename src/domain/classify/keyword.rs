@@ -49,10 +49,13 @@ pub(super) struct Courtesies {
 }
 
 impl Courtesies {
-    pub(super) fn find(&mut self, lexicon: &Lexicon, text: &Text) {
+    pub(super) fn clear(&mut self) {
         self.ends.clear();
-        let end = |start| walk(lexicon, text, start, |number, _| lexicon.entries[number as usize].courtesy);
-        self.ends.extend((0..text.tokens.len()).map(|start| end(start).unwrap_or(0) as u32));
+    }
+
+    /// The next token's: one past the last token of the longest courtesy that begins there, 0 where none does.
+    pub(super) fn push(&mut self, end: u32) {
+        self.ends.push(end);
     }
 
     fn end(&self, start: usize) -> Option<usize> {
@@ -156,7 +159,7 @@ fn is_negated(lexicon: &Lexicon, text: &Text, start: usize, found: &Classificati
     let opening = (0..=start).rev().find(|at| text.tokens.get(*at).is_some_and(|token| token.opens)).unwrap_or(0);
     (opening..start).any(|at| {
         let end = walk(lexicon, text, at, |number, end| {
-            end <= start && lexicon.entries[number as usize].classes_in(language).is_some_and(|classes| classes.meets(negation))
+            end <= start && lexicon.entries[number as usize].classes.get(language).is_some_and(|classes| classes.meets(negation))
         });
         end.is_some()
     })

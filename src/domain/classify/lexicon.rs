@@ -5,7 +5,7 @@
 //!
 //! Absent: files (`wire::lexicon`), and the decision itself (`super::classify`).
 
-use super::class_set::ClassSet;
+use super::class_set::{ByLanguage, ClassSet};
 use super::compile::{Builder, fold_entry};
 use super::cut::Marks;
 use super::data::{Change, Follow, KeywordGroup, LanguageData, LearnedData, Located, Override, Reach, Verdict, When};
@@ -103,7 +103,7 @@ pub(super) struct Keyword {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Entry {
     /// The classes it is in, by language.
-    pub(super) classes: Vec<(u8, ClassSet)>,
+    pub(super) classes: ByLanguage,
     pub(super) keywords: Vec<u32>,
     /// May stand before or after a keyword.
     pub(super) courtesy: bool,
@@ -118,14 +118,6 @@ pub(super) enum Followed {
     Everything,
     Marketing,
     Promotions,
-}
-
-impl Entry {
-    /// The classes of this entry in one language.
-    #[inline]
-    pub(super) fn classes_in(&self, language: u8) -> Option<&ClassSet> {
-        self.classes.iter().find(|(number, _)| *number == language).map(|(_, set)| set)
-    }
 }
 
 #[derive(Clone, Debug)]

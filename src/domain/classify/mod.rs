@@ -249,7 +249,7 @@ fn read(lexicon: &Lexicon, original: &str, hint: Option<u8>, scratch: &mut Scrat
     if let Some(answer) = keyword::decide_whole(lexicon, text, all.clone(), about) {
         return Some(answer);
     }
-    courtesies.find(lexicon, text);
+    grammar::tag(lexicon, text, lattice, courtesies);
     if let Some(answer) = keyword::decide_before_courtesy(lexicon, text, courtesies, about) {
         return Some(answer);
     }
@@ -257,7 +257,6 @@ fn read(lexicon: &Lexicon, original: &str, hint: Option<u8>, scratch: &mut Scrat
     if let Some(answer) = keyword::decide(lexicon, text, courtesies, core.clone(), about) {
         return Some(answer);
     }
-    grammar::tag(lexicon, text, lattice);
     found.took_back = false;
     let said = grammar::decide(lexicon, text, lattice, found)
         .map(|ruled| or_doubted(lexicon, text, sequence, ruled))

@@ -100,7 +100,7 @@ impl Reader<'_> {
     }
 
     fn is_in(&self, edge: &Edge, classes: &ClassSet) -> bool {
-        self.entries[edge.entry as usize].classes_in(self.language).is_some_and(|set| set.meets(classes))
+        self.entries[edge.entry as usize].classes.get(self.language).is_some_and(|set| set.meets(classes))
     }
 
     /// The end of the match, if the elements match at `at`; `used` words of the first one are matched already.

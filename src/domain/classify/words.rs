@@ -51,12 +51,17 @@ impl WordsBuilder {
 
     pub(super) fn build(self) -> Words {
         let mut nodes = Vec::with_capacity(self.drafts.len());
-        let (mut labels, mut targets) = (Vec::new(), Vec::new());
+        let (mut labels, mut targets, mut forks) = (Vec::new(), Vec::new(), Vec::new());
         let mut root = [NOWHERE; 256];
         for (index, draft) in self.drafts.iter().enumerate() {
+            let is_fork = draft.next.len() > MOST_COMPARED;
+            if is_fork {
+                forks.push(Fork::of(draft.next.keys().copied()));
+            }
             nodes.push(Node {
                 first: labels.len() as u32,
                 edges: draft.next.len() as u16,
+                fork: if is_fork { forks.len() as u32 } else { 0 },
                 whole: draft.whole.map_or(0, |number| number + 1),
                 stem: draft.stem.map_or(0, |number| number + 1),
             });
@@ -68,7 +73,7 @@ impl WordsBuilder {
                 }
             }
         }
-        Words { nodes, labels, targets, root: Box::new(root) }
+        Words { nodes, labels, targets, forks, root: Box::new(root) }
     }
 }
 
@@ -78,9 +83,42 @@ const NOWHERE: u32 = u32::MAX;
 struct Node {
     first: u32,
     edges: u16,
+    /// Number + 1, 0 for none.
+    fork: u32,
     /// Number + 1, 0 for none; the same for `stem`.
     whole: u32,
     stem: u32,
+}
+
+/// A node with so many edges or fewer has its labels compared one by one.
+const MOST_COMPARED: usize = 4;
+
+/// The labels of a node that has many.
+#[derive(Clone, Debug)]
+struct Fork {
+    labels: [u64; 4],
+    /// How many labels are less than those of each word of `labels`.
+    less: [u8; 4],
+}
+
+impl Fork {
+    fn of(labels: impl Iterator<Item = u8>) -> Self {
+        let mut fork = Self { labels: [0; 4], less: [0; 4] };
+        for label in labels {
+            let word = usize::from(label >> 6);
+            fork.labels[word] |= 1 << (label & 63);
+            fork.less[word + 1..].iter_mut().for_each(|less| *less += 1);
+        }
+        fork
+    }
+
+    /// Which of the labels this one is, if it is one.
+    #[inline]
+    fn position(&self, label: u8) -> Option<usize> {
+        let word = usize::from(label >> 6);
+        let (labels, bit) = (self.labels[word], 1 << (label & 63));
+        (labels & bit != 0).then(|| usize::from(self.less[word]) + (labels & (bit - 1)).count_ones() as usize)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -88,6 +126,7 @@ pub(super) struct Words {
     nodes: Vec<Node>,
     labels: Vec<u8>,
     targets: Vec<u32>,
+    forks: Vec<Fork>,
     root: Box<[u32; 256]>,
 }
 
@@ -102,8 +141,11 @@ impl Words {
         }
         let node = &self.nodes[place.0 as usize];
         let first = node.first as usize;
-        let labels = &self.labels[first..first + usize::from(node.edges)];
-        labels.iter().position(|label| *label == byte).map(|edge| Place(self.targets[first + edge]))
+        let edge = match node.fork.checked_sub(1) {
+            Some(fork) => self.forks[fork as usize].position(byte),
+            None => self.labels[first..first + usize::from(node.edges)].iter().position(|label| *label == byte),
+        };
+        edge.map(|edge| Place(self.targets[first + edge]))
     }
 
     #[inline]
@@ -158,5 +200,21 @@ mod tests {
         assert_eq!(words.find(b"sto"), None);
         assert!(words.knows("mesajlar".as_bytes()));
         assert!(!words.knows(b"mesa"));
+    }
+
+    #[test]
+    fn a_letter_of_many_is_found_where_there_are_few_and_where_there_are_many() {
+        for step in [1, 2, 3, 7, 40, 63, 64, 100, 255] {
+            let mut builder = WordsBuilder::new();
+            let letters: Vec<u8> = (0..=255).step_by(step).collect();
+            let texts: Vec<String> = letters.iter().map(|letter| format!("a{}", char::from(*letter))).collect();
+            let numbers: Vec<u32> = texts.iter().map(|text| builder.number(text, false)).collect();
+            let words = builder.build();
+            for letter in 0..=255 {
+                let text = format!("a{}", char::from(letter));
+                let known = letters.iter().position(|known| *known == letter).map(|place| numbers[place]);
+                assert_eq!(words.find(text.as_bytes()), known, "{letter} of every {step}");
+            }
+        }
     }
 }
