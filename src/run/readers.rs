@@ -3,13 +3,15 @@
 
 use super::progress;
 use crate::config::Config;
-use crate::kafka::offsets::{OffsetsClient, Unknown};
+use crate::kafka::offsets::{Offsets, OffsetsClient, Unknown};
 use crate::kafka::range::{RangeError, RangeReader, Span, read_in_parallel};
 use crate::kafka::{Connection, EdgeError};
 use crate::record::{Record, TopicName};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Why the past cannot be told: exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +65,18 @@ impl Extent {
     }
 }
 
+/// Asks again for a while where the brokers answer with what passes by itself: of a topic that was just created, or whose leader
+/// moves, one may not know yet that it leads it.
+fn ask(question: impl Fn() -> Result<Offsets, Unknown>) -> Result<Offsets, Unknown> {
+    let until = Instant::now() + QUERY_TIMEOUT;
+    loop {
+        match question() {
+            Err(Unknown::Query(EdgeError::Retriable(_)) | Unknown::Partition(_)) if Instant::now() < until => thread::sleep(ASK_AGAIN),
+            answer => return answer,
+        }
+    }
+}
+
 /// Questions and readers.
 pub struct Readers {
     connection: Connection,
@@ -87,9 +101,9 @@ impl Readers {
     pub fn extent(&self, topic: &TopicName) -> Result<Extent, Trouble> {
         let known = |error| Trouble::Unknown { topic: topic.clone(), error };
         let partitions = self.offsets.partitions(topic, QUERY_TIMEOUT)?.ok_or_else(|| Trouble::NoTopic(topic.clone()))?;
-        let beginnings = self.offsets.beginnings(topic, partitions, QUERY_TIMEOUT).map_err(known)?;
-        let stable = self.stable.ends(topic, partitions, QUERY_TIMEOUT).map_err(known)?;
-        let ends = self.offsets.ends(topic, partitions, QUERY_TIMEOUT).map_err(known)?;
+        let beginnings = ask(|| self.offsets.beginnings(topic, partitions, QUERY_TIMEOUT)).map_err(known)?;
+        let stable = ask(|| self.stable.ends(topic, partitions, QUERY_TIMEOUT)).map_err(known)?;
+        let ends = ask(|| self.offsets.ends(topic, partitions, QUERY_TIMEOUT)).map_err(known)?;
         Ok(Extent {
             topic: topic.clone(),
             id: None,
@@ -107,7 +121,7 @@ impl Readers {
     /// Asks for the ends again.
     pub fn extend(&self, extent: &mut Extent) -> Result<(), Trouble> {
         let known = |error| Trouble::Unknown { topic: extent.topic.clone(), error };
-        let ends = self.offsets.ends(&extent.topic, extent.partitions(), QUERY_TIMEOUT).map_err(known)?;
+        let ends = ask(|| self.offsets.ends(&extent.topic, extent.partitions(), QUERY_TIMEOUT)).map_err(known)?;
         extent.ends = ends.as_slice().to_vec();
         Ok(())
     }
@@ -115,7 +129,7 @@ impl Readers {
     /// The first offset of each partition whose record is of that time or later.
     pub fn at_time(&self, extent: &Extent, time_ms: i64) -> Result<Vec<u64>, Trouble> {
         let known = |error| Trouble::Unknown { topic: extent.topic.clone(), error };
-        let offsets = self.offsets.at_time(&extent.topic, extent.partitions(), time_ms, QUERY_TIMEOUT).map_err(known)?;
+        let offsets = ask(|| self.offsets.at_time(&extent.topic, extent.partitions(), time_ms, QUERY_TIMEOUT)).map_err(known)?;
         Ok(offsets.as_slice().to_vec())
     }
 
