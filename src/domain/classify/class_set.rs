@@ -32,15 +32,18 @@ impl ClassSet {
     /// The classes that are in both sets, in order.
     #[inline]
     pub(super) fn common(self, other: Self) -> impl Iterator<Item = usize> {
-        (0..WORDS).flat_map(move |word| {
-            let mut left = self.0[word] & other.0[word];
-            std::iter::from_fn(move || {
-                let lowest = left.trailing_zeros() as usize;
-                left &= left.wrapping_sub(1);
-                (lowest < 64).then_some(64 * word + lowest)
-            })
-        })
+        (0..WORDS).flat_map(move |word| ones(self.0[word] & other.0[word]).map(move |bit| 64 * word + usize::from(bit)))
     }
+}
+
+/// The numbers of the bits that are set, from the lowest on.
+#[inline]
+fn ones(mut left: u64) -> impl Iterator<Item = u8> {
+    std::iter::from_fn(move || {
+        let lowest = left.trailing_zeros() as u8;
+        left &= left.wrapping_sub(1);
+        (lowest < 64).then_some(lowest)
+    })
 }
 
 impl BitOr for ClassSet {
@@ -90,13 +93,7 @@ impl ByLanguage {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u8, &ClassSet)> {
-        let mut left = self.languages;
-        let languages = std::iter::from_fn(move || {
-            let lowest = left.trailing_zeros() as u8;
-            left &= left.wrapping_sub(1);
-            (lowest < 64).then_some(lowest)
-        });
-        languages.zip(&self.sets)
+        ones(self.languages).zip(&self.sets)
     }
 
     fn has(&self, language: u8) -> bool {

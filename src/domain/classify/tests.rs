@@ -57,7 +57,7 @@ fn scope_is_what_the_words_say() {
 
 #[test]
 fn opt_in_takes_exact_words() {
-    check_all(Class::OptIn, &["START", "start.", "#start", "Unstop please", "#volver", "开始", "СТАРТ"]);
+    check_all(Class::OptIn, &["START", "start.", "#start", "Unstop please", "Start. Thank... you", "#volver", "开始", "СТАРТ"]);
     check_all(Class::None, &["yes", "y", "strat", "starts", "sta rt", "s t a r t", "let's start", "start over tomorrow"]);
 }
 
