@@ -72,6 +72,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    stopgate::kafka::keep_freed_memory();
     let result = match Cli::parse().verb {
         Command::Demo(args) => cli::demo::run(&args),
         Command::Run(args) => cli::service::run(&args, Verb::Run),
