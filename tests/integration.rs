@@ -62,6 +62,8 @@ mod integration {
     mod kafka_start;
     /// Kills at random, and members that wake up too late.
     mod kafka_torture;
+    /// Transactions at the client itself.
+    mod kafka_transaction;
     /// Conversations from text files.
     mod scenarios;
     /// Whole worlds in memory, by seed.

@@ -181,7 +181,8 @@ impl GroupConsumer {
         config.set("partition.assignment.strategy", "cooperative-sticky");
         let defaults = [
             ("session.timeout.ms", "10000"),
-            ("heartbeat.interval.ms", "2000"),
+            // What a cooperative group takes away from one member, the next gets once all have heard of it.
+            ("heartbeat.interval.ms", "500"),
             ("max.poll.interval.ms", "300000"),
             // Bounded memory under lag, and no one-second stall each time a bound is met.
             ("queued.min.messages", "50000"),

@@ -14,7 +14,8 @@ use rdkafka::message::{Header as NewHeader, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,8 +23,18 @@ use std::time::{Duration, Instant};
 /// its last millisecond, as it rounds what is left of its time-out down to none and asks again at once: three threads that
 /// poll for a millisecond take two processors from the broker beside them.
 const SERVE_AGAIN: Duration = Duration::from_micros(200);
-/// How long one flush of a draining producer waits at most before failures are looked for.
-const FLUSH_STEP: Duration = Duration::from_millis(20);
+/// The same while a call is waited for that seldom needs it.
+const SERVE_ASIDE: Duration = Duration::from_millis(1);
+/// How long a draining producer has its client flush at a time, how long nothing must be acknowledged before it does so
+/// again, at first, and after how long it does so anyway. In between the client sends full batches alone. A client that
+/// flushes, or that has records which lingered long enough, does not sleep while a partition has something to send and a
+/// request on its way: two workers on two processors took so much from the broker beside them that they came to a fifth of
+/// the rate of one.
+const FLUSH: Duration = Duration::from_millis(1);
+const QUIET: Duration = Duration::from_millis(2);
+const MOST_QUIET: Duration = Duration::from_millis(8);
+/// How long room in a full queue is waited for before it is tried again.
+const FULL_STEP: Duration = Duration::from_secs(1);
 
 /// How much longer than it may take a call is waited for.
 const GRACE: Duration = Duration::from_secs(1);
@@ -87,8 +98,8 @@ impl TransactionalProducer {
         config.set("delivery.report.only.error", "true");
         limits.set(&mut config);
         // Full batches under load: brokers count requests, not records. A commit, which follows at once where the input is
-        // drained, waits for nobody.
-        let defaults = [("linger.ms", "50"), ("queue.buffering.max.messages", "500000"), ("queue.buffering.max.kbytes", "262144")];
+        // drained, waits for nobody; and records that have lingered keep the client from sleeping (see `FLUSH`).
+        let defaults = [("linger.ms", "5000"), ("queue.buffering.max.messages", "500000"), ("queue.buffering.max.kbytes", "262144")];
         connection.set_defaults(&mut config, &defaults);
         let producer: BaseProducer<TransactionContext> = config.create_with_context(TransactionContext).map_err(EdgeError::from_kafka)?;
         producer.init_transactions(timeout).map_err(EdgeError::from_kafka)?;
@@ -131,14 +142,18 @@ impl TransactionalProducer {
         loop {
             match self.writer.produce(topic, record, &mut headers) {
                 Ok(()) => return Ok(()),
-                // The client's own queue is full: the brokers set the pace.
+                // The client's own queue is full: the brokers set the pace. It may be full of batches that are not.
                 Err(RDKafkaErrorCode::QueueFull) => {
-                    thread::sleep(SERVE_AGAIN);
-                    self.serve();
+                    self.drain(self.unacknowledged() / 2, Instant::now() + FULL_STEP);
                 }
                 Err(code) => return Err(EdgeError::Abort(KafkaError::MessageProduction(code))),
             }
         }
+    }
+
+    /// Records that are on their way or wait for it.
+    fn unacknowledged(&self) -> usize {
+        usize::try_from(self.client().in_flight_count()).unwrap_or_default()
     }
 
     fn client(&self) -> &Arc<BaseProducer<TransactionContext>> {
@@ -153,13 +168,8 @@ impl TransactionalProducer {
     /// Waits until everything is acknowledged, adds the positions and commits.
     pub fn commit(&self, positions: &BTreeMap<TopicPartition, u64>, consumer: &GroupConsumer, timeout: Duration) -> Result<(), EdgeError> {
         let deadline = Instant::now() + timeout;
-        while self.client().in_flight_count() > 0 {
-            // The wrapper's flush would wait in steps of 100 ms; the client's own returns with the last acknowledgement.
-            self.writer.flush(FLUSH_STEP);
-            self.client().poll(Duration::ZERO);
-            if Instant::now() >= deadline {
-                return Err(EdgeError::Abort(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)));
-            }
+        if !self.drain(0, deadline) {
+            return Err(EdgeError::Abort(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)));
         }
         let at = |offset: u64| Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX));
         let offsets = list(positions.iter().map(|(partition, offset)| (partition, at(*offset)))).map_err(EdgeError::from_kafka)?;
@@ -174,9 +184,34 @@ impl TransactionalProducer {
         })
     }
 
-    /// Has a call made on a thread of its own, and gives it up where it does not return. The client's `send_offsets_to_transaction`
-    /// ignores its time-out while a group's coordinator is away, and may wait for it for ever (librdkafka issues 5456 and 5511). The
-    /// client that hangs is left to its thread; a new producer of the same id fences it.
+    /// Waits until no more than `most` records are not acknowledged, or until the deadline; whether they are.
+    fn drain(&self, most: usize, deadline: Instant) -> bool {
+        let mut left = self.unacknowledged();
+        let mut patience = QUIET;
+        while left > most && Instant::now() < deadline {
+            let before = left;
+            self.writer.flush(FLUSH);
+            let flushed = Instant::now();
+            let mut moved = flushed;
+            loop {
+                self.serve();
+                let now = self.unacknowledged();
+                if now < left {
+                    (left, moved) = (now, Instant::now());
+                }
+                if left <= most || moved.elapsed() >= patience || flushed.elapsed() >= MOST_QUIET {
+                    break;
+                }
+                thread::sleep(SERVE_AGAIN);
+            }
+            patience = if left < before { QUIET } else { (patience * 2).min(MOST_QUIET) };
+        }
+        left <= most
+    }
+
+    /// Has a call made on a thread of its own, serves the client meanwhile, and gives the call up where it does not return. The
+    /// client's `send_offsets_to_transaction` ignores its time-out while a group's coordinator is away, and may wait for it for
+    /// ever (librdkafka issues 5456 and 5511). The client that hangs is left to its thread; a new producer of the same id fences it.
     fn aside(
         &self,
         deadline: Instant,
@@ -191,13 +226,21 @@ impl TransactionalProducer {
             drop(tell.send(result));
         };
         let given_up = || EdgeError::Renew(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut));
-        thread::Builder::new().name("commit".into()).spawn(body).map_err(|_| given_up())?;
-        told.recv_timeout(deadline.saturating_duration_since(Instant::now()) + GRACE).unwrap_or_else(|_| Err(given_up()))
+        thread::Builder::new().name("transaction".into()).spawn(body).map_err(|_| given_up())?;
+        loop {
+            match told.recv_timeout(SERVE_ASIDE) {
+                Ok(result) => return result,
+                Err(RecvTimeoutError::Timeout) if Instant::now() < deadline + GRACE => self.serve(),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return Err(given_up()),
+            }
+        }
     }
 
-    /// Aborts the transaction: what it wrote is never seen by `read_committed` readers.
+    /// Aborts the transaction: what it wrote is never seen by `read_committed` readers. The call drops what was not sent and
+    /// then waits until somebody has taken in that it failed: without being served meanwhile it takes its whole time.
     pub fn abort(&self, timeout: Duration) -> Result<(), EdgeError> {
-        retry(Instant::now() + timeout, |remaining| self.client().abort_transaction(remaining))
+        let deadline = Instant::now() + timeout;
+        self.aside(deadline, move |client| retry(deadline, |remaining| client.abort_transaction(remaining)))
     }
 }
 
