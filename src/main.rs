@@ -72,7 +72,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    stopgate::kafka::keep_freed_memory();
+    stopgate::kafka::keep_free_pages();
     let result = match Cli::parse().verb {
         Command::Demo(args) => cli::demo::run(&args),
         Command::Run(args) => cli::service::run(&args, Verb::Run),

@@ -36,14 +36,11 @@ pub mod offsets;
 pub mod producer;
 pub mod range;
 
+pub use ffi::memory::keep_free_pages;
+
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use std::collections::BTreeMap;
-
-/// Has memory that clients free kept for their next request. To be called at the start of a process.
-pub fn keep_freed_memory() {
-    ffi::memory::keep_free_pages();
-}
 
 /// How to reach the brokers: what every client starts from.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -176,3 +176,20 @@ impl Readers {
         Ok(read_in_parallel(&self.connection, &self.group, &extent.topic, &extent.spans(), threads, each)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn what_passes_by_itself_is_asked_again_and_nothing_else_is() {
+        let asked = Cell::new(0);
+        let answer = ask(|| {
+            asked.set(asked.get() + 1);
+            Err(if asked.get() < 3 { Unknown::Partition(0) } else { Unknown::Topic })
+        });
+        assert!(matches!(answer, Err(Unknown::Topic)), "{answer:?}");
+        assert_eq!(asked.get(), 3);
+    }
+}
