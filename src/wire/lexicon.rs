@@ -97,15 +97,25 @@ fn parse_learned(name: &str, contents: &str) -> Result<LearnedData, LexiconError
 
 fn parse(name: &str, contents: &str) -> Result<LanguageData, LexiconError> {
     let file: File = toml::from_str(contents).map_err(|error| {
-        let line = error.span().map_or(1, |span| line_of(contents, &span));
+        let line = error.span().map_or(1, |span| Lines::of(contents).number(&span));
         LexiconError { file: name.to_owned(), line, reason: error.message().to_owned() }
     })?;
     Ok(file.meant(name, contents))
 }
 
-fn line_of(contents: &str, span: &Range<usize>) -> u32 {
-    let before = contents.as_bytes().get(..span.start).unwrap_or_default();
-    before.iter().filter(|byte| **byte == b'\n').count() as u32 + 1
+/// Where the lines of a file end. A file has as many words as lines, and each word tells its line: counted anew for each,
+/// lines took longer than all else that is done with a file.
+struct Lines(Vec<usize>);
+
+impl Lines {
+    fn of(contents: &str) -> Self {
+        Self(contents.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at).collect())
+    }
+
+    /// The line in which something begins; the first is 1.
+    fn number(&self, span: &Range<usize>) -> u32 {
+        self.0.partition_point(|&end| end < span.start) as u32 + 1
+    }
 }
 
 type Words = Vec<Spanned<String>>;
@@ -230,7 +240,8 @@ enum RawVerdict {
 
 impl File {
     fn meant(self, name: &str, contents: &str) -> LanguageData {
-        let line = |span: Range<usize>| line_of(contents, &span);
+        let lines = Lines::of(contents);
+        let line = |span: Range<usize>| lines.number(&span);
         let located = |words: Words| -> Vec<Located<String>> {
             words.into_iter().map(|word| Located { line: line(word.span()), value: word.into_inner() }).collect()
         };

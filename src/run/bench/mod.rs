@@ -168,9 +168,17 @@ fn sends_topic(config: &Config) -> &TopicName {
     &config.sends[0].input.name
 }
 
+/// Number of partitions of a topic that exists. A broker knows of one that was just created a moment later.
 fn partitions(connection: &Connection, topic: &str) -> Result<u32, BenchError> {
     let offsets = OffsetsClient::new(connection, "stopgate-bench")?;
-    Ok(offsets.partitions(topic, QUERY_TIMEOUT)?.ok_or(Unknown::Topic)?)
+    let until = Instant::now() + QUERY_TIMEOUT;
+    loop {
+        match offsets.partitions(topic, QUERY_TIMEOUT)? {
+            Some(count) => return Ok(count),
+            None if Instant::now() < until => thread::sleep(LOOK_EVERY),
+            None => return Err(Unknown::Topic.into()),
+        }
+    }
 }
 
 fn fill_opt_outs(config: &Config, options: &Options) -> Result<(), BenchError> {
