@@ -5,6 +5,7 @@ use super::{Connection, EdgeError, LogOnly};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use std::collections::BTreeMap;
+use std::thread;
 use std::time::Duration;
 
 /// A topic to be made.
@@ -33,6 +34,13 @@ impl Admin {
         // A consumer must name a group; nothing is asked about this one.
         let questions = OffsetsClient::new(connection, "stopgate-admin")?;
         Ok(Self { client, questions, options, timeout })
+    }
+
+    /// Takes leave of the brokers on a thread of its own: the clients' threads look every tenth of a second whether they
+    /// are to end, one after the other.
+    pub fn close_aside(self) {
+        // Without a thread it is closed here.
+        drop(thread::Builder::new().name("close".into()).spawn(move || drop(self)));
     }
 
     /// Number of brokers, and the partition counts of the topics that exist.

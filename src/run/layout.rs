@@ -74,6 +74,7 @@ impl Layout {
                     if missing.is_empty() {
                         let layout = runtime.block_on(look(config, verb, brokers, &admin, &existing))?;
                         status.ready(PART);
+                        admin.close_aside();
                         return Ok(Some(layout));
                     }
                     status.unready(PART, Unready::MissingTopics { topics: missing.into_iter().collect() });
