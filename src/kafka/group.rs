@@ -186,7 +186,7 @@ impl GroupConsumer {
             ("max.poll.interval.ms", "300000"),
             // Bounded memory under lag, and no one-second stall each time a bound is met.
             ("queued.min.messages", "50000"),
-            ("queued.max.messages.kbytes", "32768"),
+            ("queued.max.messages.kbytes", "16384"),
             ("fetch.queue.backoff.ms", "2"),
             ("fetch.wait.max.ms", "100"),
         ];

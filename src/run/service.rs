@@ -57,11 +57,12 @@ impl From<Refusal> for Failure {
 }
 
 /// A transaction ends when the input is drained; only a backlog, which waits anyway, makes one last so long. Each costs the
-/// brokers as much as some ten thousand records: at 100 ms, a quarter of what the machine of `bench` can do.
+/// brokers as much as some ten thousand records, and the worker stands still until all is acknowledged: at 100 ms, a quarter of
+/// what the machine of `bench` can do; at half a second, a tenth.
 const PACE: Pace = Pace {
     fencing: Fencing::EveryBatch,
     commits_idle_positions: false,
-    transaction_ms: 500,
+    transaction_ms: 1000,
     fence_patience_ms: 2000,
     hold_retry_ms: 200,
     idle_wait_ms: 50,

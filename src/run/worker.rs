@@ -84,8 +84,11 @@ pub struct Setup {
     pub stop: Stop,
 }
 
-/// Most records received before they are decided: a fence costs as much as some hundred records.
-const BATCH: usize = 16_384;
+/// Most records received before they are decided. The brokers answer the fence of the next batch meanwhile, and now and then
+/// stand still for longer than it takes to decide half as many.
+const BATCH: usize = 32_768;
+/// So many at once are a backlog: the transaction goes on. The client's queue may hold less than a batch when it is asked.
+const BACKLOG: usize = BATCH / 8;
 /// Records read, looked up and passed on together: so few that the processor's own cache holds them all the while.
 const CHUNK: usize = 1024;
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -323,7 +326,7 @@ impl<'g, S: Stage> Thread<'g, S> {
             self.find_stuck();
         }
         let received = self.pending.len() - before;
-        self.machine.received(received > 0, received == BATCH);
+        self.machine.received(received > 0, received >= BACKLOG);
         if self.pending.is_empty() && self.setup.pace.commits_idle_positions {
             self.machine.read_up_to(&self.group.positions()?);
         }

@@ -113,7 +113,7 @@ pub struct Worker {
     partitions: BTreeMap<TopicPartition, Progress>,
     open_since_ms: Option<u64>,
     pending: bool,
-    /// More records were at hand than the last batch took.
+    /// So many records were received that more are at hand.
     more: bool,
     fenced: bool,
     /// Nothing was received since everything started again. The client tells what the group asks only while it receives:
@@ -204,7 +204,7 @@ impl Worker {
         now_ms >= since_ms + self.pace.transaction_ms
     }
 
-    /// Records were received (`any`), perhaps with more at hand (`more`).
+    /// Records were received (`any`), perhaps so many that there are more (`more`).
     pub fn received(&mut self, any: bool, more: bool) {
         self.more = more;
         self.deaf = false;
