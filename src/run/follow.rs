@@ -8,7 +8,7 @@ use super::stop::Stop;
 use super::view::SharedView;
 use crate::config::Config;
 use crate::domain::consent::{ConsentState, Position};
-use crate::domain::suppression::{self, Applied, SHARDS};
+use crate::domain::suppression::{self, Applied};
 use crate::domain::time::Timestamp;
 use crate::domain::view::ConsentView;
 use crate::kafka::EdgeError;
@@ -286,7 +286,7 @@ impl Follow {
     fn end_restore(&self, many: bool, records: u64, began: Instant) {
         if many {
             self.view.apply(|view| view.expect_many(None));
-            (0..SHARDS).for_each(|shard| self.view.apply(|view| view.tighten(shard)));
+            self.view.tighten();
             self.view.pack();
         }
         let seconds = began.elapsed().as_secs_f64();

@@ -1,9 +1,11 @@
 //! The view, shared between the thread that applies and the threads that look up; and the wait for a position.
 
-use crate::domain::suppression::{self, PersonPrint, PrintKey};
+use crate::domain::suppression::{self, PersonPrint, PrintKey, SHARDS};
 use crate::domain::view::ConsentView;
 use crate::kafka::offsets::Offsets;
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockUpgradableReadGuard, RwLockWriteGuard};
+use std::num::NonZero;
+use std::thread;
 use std::time::Instant;
 
 /// Why the fence does not open.
@@ -133,6 +135,18 @@ impl SharedView {
         done
     }
 
+    /// Gives back what all shards of the set have unused, on all processors. For whoever applies, and applies nothing meanwhile.
+    pub fn tighten(&self) {
+        let threads = thread::available_parallelism().map_or(1, NonZero::get);
+        let every = |first: usize| {
+            for shard in (first..SHARDS).step_by(threads) {
+                let mut tight = self.read().set().tightened(shard);
+                self.apply(|view| view.relieve(&mut tight));
+            }
+        };
+        thread::scope(|scope| (0..threads).for_each(|first| drop(scope.spawn(move || every(first)))));
+    }
+
     /// Closes the gaps that growth left between the set's tables, and gives back what no table needs. Look-ups pass between
     /// one table and the next.
     pub fn pack(&self) {
@@ -257,6 +271,7 @@ mod tests {
     use super::*;
     use crate::domain::consent::{Act, ConsentState, Position, Source};
     use crate::domain::key::{Channel, Subject};
+    use crate::domain::suppression::SlotPrint;
     use crate::domain::time::Timestamp;
     use std::time::Duration;
 
@@ -266,6 +281,34 @@ mod tests {
         shared.publish(positions);
         shared.close(None);
         shared
+    }
+
+    const PERSONS: u64 = 60_000;
+
+    fn slot(shared: &SharedView) -> SlotPrint {
+        shared.print_key().slot(&Channel::Whatsapp, &Subject::Marketing)
+    }
+
+    fn person(shared: &SharedView, number: u64) -> PersonPrint {
+        shared.print_key().person_of("acme", "phone", &number.to_le_bytes())
+    }
+
+    fn act(number: u64) -> Act {
+        Act {
+            state: ConsentState::OptedOut,
+            occurred_at: Timestamp::EPOCH.plus_millis(number as i64),
+            source: Source::default(),
+            cause: Position { partition: 0, offset: number },
+            changed_state: true,
+        }
+    }
+
+    fn apply(shared: &SharedView, number: u64) {
+        shared.apply(|view| view.apply_to(person(shared, number), slot(shared), act(number), None));
+    }
+
+    fn is_known(shared: &SharedView, number: u64) -> bool {
+        shared.read().standing(person(shared, number), slot(shared)) == Some(act(number))
     }
 
     fn soon() -> Instant {
@@ -295,29 +338,29 @@ mod tests {
     #[test]
     fn look_ups_between_two_tables_that_are_packed_find_everybody() {
         let shared = shared(&[0]);
-        let prints = shared.print_key();
-        let slot = prints.slot(&Channel::Whatsapp, &Subject::Marketing);
-        let person = |number: u64| prints.person_of("acme", "phone", &number.to_le_bytes());
-        let act = |number: u64| Act {
-            state: ConsentState::OptedOut,
-            occurred_at: Timestamp::EPOCH.plus_millis(number as i64),
-            source: Source::default(),
-            cause: Position { partition: 0, offset: number },
-            changed_state: true,
-        };
-        const PERSONS: u64 = 60_000;
-        let apply = |number| shared.apply(|view| view.apply_to(person(number), slot, act(number), None));
         std::thread::scope(|scope| {
             let packing = scope.spawn(|| (0..20).for_each(|_| shared.pack()));
             for number in 0..PERSONS {
-                apply(number);
-                let known = number / 2;
-                assert_eq!(shared.read().standing(person(known), slot), Some(act(known)));
+                apply(&shared, number);
+                assert!(is_known(&shared, number / 2));
             }
             packing.join().expect("no panic");
         });
         shared.pack();
-        assert!((0..PERSONS).all(|number| shared.read().standing(person(number), slot) == Some(act(number))));
+        assert!((0..PERSONS).all(|number| is_known(&shared, number)));
+    }
+
+    #[test]
+    fn shards_that_are_tightened_on_all_processors_hold_everybody_in_less() {
+        let shared = shared(&[0]);
+        shared.apply(|view| view.expect_many(Some(10 * PERSONS as usize)));
+        (0..PERSONS).for_each(|number| apply(&shared, number));
+        shared.apply(|view| view.expect_many(None));
+        let before = shared.read().allocated_bytes();
+        shared.tighten();
+        assert!((0..PERSONS).all(|number| is_known(&shared, number)));
+        let after = shared.read().allocated_bytes();
+        assert!(after < before * 9 / 10, "{after} of {before}");
     }
 
     #[test]

@@ -9,6 +9,7 @@
 
 use super::shape::Cells;
 use super::shard::Shard;
+use super::stretches::Stretches;
 use super::{Numbered, PrintKey, SHARDS, SlotPrint, SuppressionSet};
 use std::hash::Hash;
 
@@ -74,7 +75,7 @@ impl SuppressionSet {
         SideTables {
             slots: self.slots.values.iter().map(|slot| slot.0).collect(),
             sources: self.sources.values.clone(),
-            stretches: self.stretches.iter().map(|((partition, stretch), from)| (*partition, *stretch, *from)).collect(),
+            stretches: self.stretches.iter().collect(),
             strange_partitions: self.strange_partitions,
         }
     }
@@ -111,7 +112,7 @@ impl Assembly {
             len: self.len,
             slots: numbered(tables.slots.into_iter().map(SlotPrint))?,
             sources: numbered(tables.sources)?,
-            stretches: tables.stretches.into_iter().map(|(partition, stretch, from)| ((partition, stretch), from)).collect(),
+            stretches: Stretches::of(tables.stretches).ok_or(Misfit("a stretch that no topic has"))?,
             strange_partitions: tables.strange_partitions,
             ..SuppressionSet::new(self.print_key)
         })
@@ -200,7 +201,7 @@ mod tests {
             let image = ShardImage { tags, rows, columns: widths.map(|width| (7, width)), wide: vec![row], far: vec![row], notes: vec![], wide_at_fit: 3 };
             if let Ok(mut shard) = Shard::of_image(image) {
                 shard.add(5, [0; CELLS], crate::domain::suppression::shard::Growth::Tight);
-                shard.tighten(3);
+                shard = shard.tightened(3);
                 assert!(shard.get(5, 0).is_some());
             }
         }

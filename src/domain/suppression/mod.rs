@@ -22,6 +22,7 @@ mod memory;
 mod print;
 mod shape;
 mod shard;
+mod stretches;
 
 pub use print::{PersonPrint, PrintKey, SlotPrint};
 
@@ -32,6 +33,7 @@ use hashbrown::HashMap;
 use shard::{Growth, MOST_LANES, PRINT_BITS, RowLines, Shard, Table};
 use smallvec::SmallVec;
 use std::hash::Hash;
+use stretches::Stretches;
 
 /// What applying an act did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +51,6 @@ pub enum Applied {
 
 /// Number of shards: the first bits of a fingerprint.
 pub const SHARDS: usize = 1 << (u64::BITS - PRINT_BITS);
-/// Records of a partition whose acts' times are kept as the distance to one of them.
-const STRETCH: u64 = 4096;
 
 /// So many values are looked for one by one, which is faster than to look a hash up.
 const FREQUENT: usize = 8;
@@ -102,9 +102,7 @@ pub struct SuppressionSet {
     slots: Numbered<SlotPrint>,
     /// Topic and partition of acts' sources.
     sources: Numbered<(u32, u32)>,
-    /// By partition and stretch of the opt-outs topic: the time to which its acts' times are kept as a distance. An
-    /// entry stays as it is: rows refer to it.
-    stretches: HashMap<(u32, u64), i64>,
+    stretches: Stretches,
     strange_partitions: u64,
 }
 
@@ -125,7 +123,7 @@ pub fn trim() {
     memory::trim();
 }
 
-/// Shards that were made larger beside their set; once they are in it, what they replaced.
+/// Shards that were made anew beside their set; once they are in it, what they replaced.
 pub struct Relief(Vec<(usize, Shard)>);
 
 /// What a row's second cell tells, bit by bit.
@@ -143,7 +141,7 @@ impl SuppressionSet {
             growth: Growth::Tight,
             slots: Numbered::new(),
             sources: Numbered::new(),
-            stretches: HashMap::new(),
+            stretches: Stretches::default(),
             strange_partitions: 0,
         }
     }
@@ -287,17 +285,23 @@ impl SuppressionSet {
         Relief(larger.collect())
     }
 
-    /// Puts larger shards into place. What they replaced is in `relief` then, to be given back while nobody waits.
+    /// Puts shards into place. What they replaced is in `relief` then, to be given back while nobody waits.
     pub fn relieve(&mut self, relief: &mut Relief) {
-        for (shard, larger) in &mut relief.0 {
-            std::mem::swap(&mut self.shards[*shard], larger);
+        for (shard, anew) in &mut relief.0 {
+            std::mem::swap(&mut self.shards[*shard], anew);
         }
+    }
+
+    /// One shard with nothing unused, made beside the set: to be [put into place](SuppressionSet::relieve) before the shard changes.
+    pub fn tightened(&self, shard: usize) -> Relief {
+        // Neighbours differ, and every spare recurs.
+        Relief(vec![(shard, self.shards[shard].tightened((shard as u8).reverse_bits()))])
     }
 
     /// Gives back what one shard has unused.
     pub fn tighten(&mut self, shard: usize) {
-        // Neighbours differ, and every spare recurs.
-        self.shards[shard].tighten((shard as u8).reverse_bits());
+        let mut tight = self.tightened(shard);
+        self.relieve(&mut tight);
     }
 
     /// The tables of all shards in the order in which they are to [slide](SuppressionSet::slide).
@@ -332,7 +336,7 @@ impl SuppressionSet {
     pub fn allocated_bytes(&self) -> usize {
         let shards: usize = self.shards.iter().map(Shard::allocated_bytes).sum();
         let numbered = self.slots.allocated_bytes() + self.sources.allocated_bytes();
-        shards + size_of_val(&*self.shards) + numbered + self.stretches.allocation_size()
+        shards + size_of_val(&*self.shards) + numbered + self.stretches.allocated_bytes()
     }
 
     fn prints(&self, key: &ConsentKey) -> (PersonPrint, SlotPrint) {
@@ -341,17 +345,9 @@ impl SuppressionSet {
 
     /// An act as a row. Numbers without a sign keep their bits.
     fn cells(&mut self, slot: u32, act: &Act) -> shape::Cells {
-        let stretch = (act.cause.partition, act.cause.offset / STRETCH);
         let time = act.occurred_at.millis();
-        let from = match self.stretches.get(&stretch) {
-            Some(from) => Some(*from),
-            // A topic of which little is left has many stretches of few acts each: they are not worth an entry.
-            None if self.stretches.len() > 64 + self.len / 256 => None,
-            None => {
-                self.stretches.insert(stretch, time);
-                Some(time)
-            }
-        };
+        // A topic of which little is left has many stretches of few acts each: they are not worth a place.
+        let from = self.stretches.get_or_keep(act.cause, time, 65 + self.len / 256);
         let told = [(act.state == ConsentState::OptedOut, OPTED_OUT), (act.changed_state, CHANGED_STATE), (from.is_none(), NO_STRETCH)];
         let flags = told.iter().filter(|(is, _)| *is).map(|(_, flag)| flag).sum();
         let source = self.sources.number_or_add((act.source.topic, act.source.partition));
@@ -372,7 +368,7 @@ impl SuppressionSet {
         let [_, flags, time, partition, offset, source, source_offset, index] = *cells;
         let cause = Position { partition: partition as u32, offset: offset as u64 };
         let from = match flags & NO_STRETCH {
-            0 => self.stretches.get(&(cause.partition, cause.offset / STRETCH)).copied().unwrap_or_default(),
+            0 => self.stretches.get(cause).unwrap_or_default(),
             _ => 0,
         };
         let (topic, partition) = self.sources.get(source).unwrap_or_default();

@@ -641,20 +641,20 @@ impl Shard {
         wide.chain(narrow).collect()
     }
 
-    /// Gives back what is unused but for `spare`, in 256ths of a growth, and fits the shape. With a different spare each,
-    /// shards that are filled alike do not grow all at once.
-    pub(super) fn tighten(&mut self, spare: u8) {
+    /// The same rows, with nothing unused but `spare`, in 256ths of a growth, in the shape that fits them. With a different
+    /// spare each, shards that are filled alike do not grow all at once.
+    pub(super) fn tightened(&self, spare: u8) -> Self {
         if self.len == 0 {
-            let notes = std::mem::take(&mut self.cold.notes);
-            *self = Self::default();
-            self.cold.notes = notes;
-            return;
+            let mut empty = Self::default();
+            empty.cold.notes = self.cold.notes.clone();
+            return empty;
         }
         let least = self.len.div_ceil(MOST_LANES);
-        *self = self.rebuilt(least + least * usize::from(spare) / (16 * 256), Some(self.fitted(Growth::Tight)));
-        self.far.shrink_to_fit();
-        self.cold.wide.shrink_to_fit(|wide| spread(wide.print));
-        self.cold.notes.shrink_to_fit(|note| spread(note.print));
+        let mut tight = self.rebuilt(least + least * usize::from(spare) / (16 * 256), Some(self.fitted(Growth::Tight)));
+        tight.far.shrink_to_fit();
+        tight.cold.wide.shrink_to_fit(|wide| spread(wide.print));
+        tight.cold.notes.shrink_to_fit(|note| spread(note.print));
+        tight
     }
 
     /// Where its two tables lie.
