@@ -58,7 +58,7 @@ impl Browser {
     }
 
     fn sends(&self, method: &str, path: &str, body: Value) -> Value {
-        let body = if method == "GET" { String::new() } else { body.to_string() };
+        let body = if body.is_null() { String::new() } else { body.to_string() };
         let (_, text) = request(&self.address, method, path, &[("Content-Type", "application/json")], &body).expect("an answer");
         serde_json::from_str::<Value>(&text).unwrap_or_else(|error| panic!("{error}: {text}"))["value"].take()
     }
