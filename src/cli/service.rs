@@ -51,10 +51,11 @@ impl ServiceArgs {
 
 /// Serves until a signal asks for the end.
 pub(crate) fn run(args: &ServiceArgs, verb: Verb) -> Result<(), Failure> {
+    // First of all: whoever is asked to end while starting ends as one that serves does.
+    let stop = Stop::default();
+    stop_on_signals(&stop).map_err(failed)?;
     let raw = args.cluster.read()?;
     init_log(args.log_format.or(raw.log_format).unwrap_or_default(), "info");
     let config = configure(raw, args.overrides(), verb)?;
-    let stop = Stop::default();
-    stop_on_signals(&stop).map_err(failed)?;
     service::run(config, verb, Brokers::Real, Arc::new(Metrics::new()), &stop)
 }
