@@ -164,7 +164,7 @@ impl Builder {
                 }
             }
         }
-        if let Some(unknown) = language.mended.iter().find(|name| !classes.named.contains_key(&name.value)) {
+        if let Some(unknown) = language.mended.iter().find(|name| !classes.named.contains_key(name.value.as_str())) {
             return Err(fault(language, unknown.line, &format!("no class \"{}\"", unknown.value)));
         }
         let (mut rules, mut guards) = (Patterns::default(), Patterns::default());
@@ -184,10 +184,10 @@ impl Builder {
             guards.add(language, &guard.patterns, guard_effects.len() as u32, &mut classes)?;
             guard_effects.push((guard.reach, guard.verdict));
         }
-        for (word, set) in &classes.literals {
-            set.common(*set).for_each(|class| sizes[class] += 1);
+        for (word, class) in &classes.literals {
+            sizes[*class] += 1;
             let (folded, stem) = fold_entry(word);
-            self.entry(words, &folded, stem).1.classes.add(number, *set);
+            self.entry(words, &folded, stem).1.classes.add(number, ClassSet::only(*class));
         }
         rules.index(&sizes);
         guards.index(&sizes);
@@ -219,7 +219,14 @@ fn borrow<'d>(all: &'d [LanguageData], language: &LanguageData, words: &'d [Loca
 }
 
 impl Patterns {
-    fn add(&mut self, language: &LanguageData, patterns: &[Located<String>], owner: u32, classes: &mut Classes) -> Result<(), LexiconFault> {
+    fn add<'d>(
+        &mut self,
+        language: &LanguageData,
+        patterns: &'d [Located<String>],
+        owner: u32,
+        classes: &mut Classes<'d>,
+    ) -> Result<(), LexiconFault> {
+        self.patterns.reserve(patterns.len());
         for written in patterns {
             let elements = pattern::parse(&written.value, classes).map_err(|reason| fault(language, written.line, &reason))?;
             let anchor = pattern::anchor(&elements);
@@ -247,48 +254,49 @@ impl Patterns {
 
 /// The classes of one language while it is compiled.
 #[derive(Default)]
-struct Classes {
-    named: HashMap<String, ClassSet>,
-    groups: HashMap<Vec<String>, ClassSet>,
-    literals: Vec<(String, ClassSet)>,
+struct Classes<'d> {
+    named: HashMap<&'d str, ClassSet>,
+    /// Groups of words that patterns name: the same words are the same class.
+    groups: HashMap<Vec<&'d str>, usize>,
+    /// Each word of a group, with its class.
+    literals: Vec<(&'d str, usize)>,
     count: usize,
 }
 
-impl Classes {
-    fn fresh(&mut self) -> Result<ClassSet, String> {
+impl<'d> Classes<'d> {
+    fn fresh(&mut self) -> Result<usize, String> {
         if self.count == ClassSet::MOST {
             return Err(format!("more than {} classes and groups of words: give shared groups a class", ClassSet::MOST));
         }
         self.count += 1;
-        Ok(ClassSet::only(self.count - 1))
+        Ok(self.count - 1)
     }
 
-    fn new_class(&mut self, name: &str) -> Result<ClassSet, String> {
-        let set = self.fresh()?;
-        match self.named.insert(name.to_owned(), set) {
+    fn new_class(&mut self, name: &'d str) -> Result<ClassSet, String> {
+        let set = ClassSet::only(self.fresh()?);
+        match self.named.insert(name, set) {
             None => Ok(set),
             Some(_) => Err(format!("class \"{name}\" is there twice")),
         }
     }
 }
 
-impl Names for Classes {
+impl<'d> Names<'d> for Classes<'d> {
     fn class(&mut self, name: &str) -> Result<ClassSet, String> {
         self.named.get(name).copied().ok_or_else(|| format!("no class \"{name}\""))
     }
 
-    fn literals(&mut self, words: &[&str]) -> Result<ClassSet, String> {
-        let group: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-        if let Some(set) = self.groups.get(&group) {
-            return Ok(*set);
+    fn literals(&mut self, words: Vec<&'d str>) -> Result<ClassSet, String> {
+        if let Some(class) = self.groups.get(&words) {
+            return Ok(ClassSet::only(*class));
         }
-        let set = self.fresh()?;
-        if let Some(empty) = group.iter().find(|word| fold_entry(word).0.is_empty()) {
+        let class = self.fresh()?;
+        if let Some(empty) = words.iter().find(|word| fold_entry(word).0.is_empty()) {
             return Err(format!("\"{empty}\" holds no word"));
         }
-        self.literals.extend(group.iter().map(|word| (word.clone(), set)));
-        self.groups.insert(group, set);
-        Ok(set)
+        self.literals.extend(words.iter().map(|word| (*word, class)));
+        self.groups.insert(words, class);
+        Ok(ClassSet::only(class))
     }
 }
 

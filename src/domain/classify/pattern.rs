@@ -43,9 +43,9 @@ impl Element {
 }
 
 /// Gives out the classes of a language while its patterns are read.
-pub(super) trait Names {
+pub(super) trait Names<'p> {
     fn class(&mut self, name: &str) -> Result<ClassSet, String>;
-    fn literals(&mut self, words: &[&str]) -> Result<ClassSet, String>;
+    fn literals(&mut self, words: Vec<&'p str>) -> Result<ClassSet, String>;
 }
 
 /// One reading of a stretch of tokens: the lexicon's entry for a word or phrase, and one past its last token.
@@ -137,7 +137,7 @@ impl Reader<'_> {
 }
 
 /// Reads a pattern; the error says what is wrong with it.
-pub(super) fn parse(pattern: &str, names: &mut dyn Names) -> Result<Vec<Element>, String> {
+pub(super) fn parse<'p>(pattern: &'p str, names: &mut dyn Names<'p>) -> Result<Vec<Element>, String> {
     let mut elements = Vec::new();
     let mut rest = pattern.trim();
     while !rest.is_empty() {
@@ -162,7 +162,7 @@ pub(super) fn anchor(elements: &[Element]) -> ClassSet {
     ClassSet::EMPTY
 }
 
-fn parse_element<'p>(text: &'p str, names: &mut dyn Names) -> Result<(Element, &'p str), String> {
+fn parse_element<'p>(text: &'p str, names: &mut dyn Names<'p>) -> Result<(Element, &'p str), String> {
     if let Some(rest) = text.strip_prefix('^') {
         return Ok((Element::Opening, rest));
     }
@@ -192,7 +192,7 @@ fn parse_element<'p>(text: &'p str, names: &mut dyn Names) -> Result<(Element, &
     Ok((Element::Words { classes, least, most }, rest))
 }
 
-fn parse_group(group: &str, names: &mut dyn Names) -> Result<ClassSet, String> {
+fn parse_group<'p>(group: &'p str, names: &mut dyn Names<'p>) -> Result<ClassSet, String> {
     let mut classes = ClassSet::EMPTY;
     let mut literals = Vec::new();
     for choice in group.split('|').map(str::trim) {
@@ -205,7 +205,7 @@ fn parse_group(group: &str, names: &mut dyn Names) -> Result<ClassSet, String> {
         }
     }
     if !literals.is_empty() {
-        classes |= names.literals(&literals)?;
+        classes |= names.literals(literals)?;
     }
     Ok(classes)
 }

@@ -5,7 +5,7 @@
 //!
 //! Absent: what an entry means; the trie hands out numbers.
 
-use std::collections::BTreeMap;
+use smallvec::SmallVec;
 
 /// Where a walk stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +13,8 @@ pub(super) struct Place(u32);
 
 #[derive(Debug, Default)]
 struct Draft {
-    next: BTreeMap<u8, u32>,
+    /// By label. Most nodes have one.
+    next: SmallVec<[(u8, u32); 2]>,
     whole: Option<u32>,
     stem: Option<u32>,
 }
@@ -34,12 +35,16 @@ impl WordsBuilder {
     pub(super) fn number(&mut self, text: &str, stem: bool) -> u32 {
         let mut at = 0usize;
         for byte in text.bytes() {
-            let fresh = self.drafts.len() as u32;
-            let next = *self.drafts[at].next.entry(byte).or_insert(fresh);
-            if next == fresh {
-                self.drafts.push(Draft::default());
-            }
-            at = next as usize;
+            let fresh = self.drafts.len();
+            let next = &mut self.drafts[at].next;
+            at = match next.binary_search_by_key(&byte, |(label, _)| *label) {
+                Ok(place) => next[place].1 as usize,
+                Err(place) => {
+                    next.insert(place, (byte, fresh as u32));
+                    self.drafts.push(Draft::default());
+                    fresh
+                }
+            };
         }
         let draft = &mut self.drafts[at];
         let slot = if stem { &mut draft.stem } else { &mut draft.whole };
@@ -56,7 +61,7 @@ impl WordsBuilder {
         for (index, draft) in self.drafts.iter().enumerate() {
             let is_fork = draft.next.len() > MOST_COMPARED;
             if is_fork {
-                forks.push(Fork::of(draft.next.keys().copied()));
+                forks.push(Fork::of(draft.next.iter().map(|(label, _)| *label)));
             }
             nodes.push(Node {
                 first: labels.len() as u32,
@@ -65,7 +70,7 @@ impl WordsBuilder {
                 whole: draft.whole.map_or(0, |number| number + 1),
                 stem: draft.stem.map_or(0, |number| number + 1),
             });
-            for (&label, &target) in &draft.next {
+            for &(label, target) in &draft.next {
                 labels.push(label);
                 targets.push(target);
                 if index == 0 {
