@@ -5,6 +5,7 @@ use crate::domain::view::ConsentView;
 use crate::kafka::offsets::Offsets;
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockUpgradableReadGuard, RwLockWriteGuard};
 use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
@@ -30,6 +31,9 @@ struct Gate {
     /// The broker's id of the topic that was read; empty where it does not tell.
     topic_id: String,
 }
+
+/// Shards tightened between two turns at the view's lock: to hand it from thread to thread takes as long as a small one of them.
+const TIGHTENED_AT_ONCE: usize = 32;
 
 /// The view and how far it has come. Where both locks are held, the view's is taken first.
 pub struct SharedView {
@@ -138,13 +142,14 @@ impl SharedView {
     /// Gives back what all shards of the set have unused, on all processors. For whoever applies, and applies nothing meanwhile.
     pub fn tighten(&self) {
         let threads = thread::available_parallelism().map_or(1, NonZero::get);
-        let every = |first: usize| {
-            for shard in (first..SHARDS).step_by(threads) {
-                let mut tight = self.read().set().tightened(shard);
+        let shards = AtomicUsize::new(0);
+        let some = || {
+            while let first @ ..SHARDS = shards.fetch_add(TIGHTENED_AT_ONCE, Ordering::Relaxed) {
+                let mut tight = self.read().set().tightened(first..SHARDS.min(first + TIGHTENED_AT_ONCE));
                 self.apply(|view| view.relieve(&mut tight));
             }
         };
-        thread::scope(|scope| (0..threads).for_each(|first| drop(scope.spawn(move || every(first)))));
+        thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(some))));
     }
 
     /// Closes the gaps that growth left between the set's tables, and gives back what no table needs. Look-ups pass between

@@ -33,6 +33,7 @@ use hashbrown::HashMap;
 use shard::{Growth, MOST_LANES, PRINT_BITS, RowLines, Shard, Table};
 use smallvec::SmallVec;
 use std::hash::Hash;
+use std::iter;
 use stretches::Stretches;
 
 /// What applying an act did.
@@ -292,15 +293,15 @@ impl SuppressionSet {
         }
     }
 
-    /// One shard with nothing unused, made beside the set: to be [put into place](SuppressionSet::relieve) before the shard changes.
-    pub fn tightened(&self, shard: usize) -> Relief {
+    /// Shards with nothing unused, made beside the set: to be [put into place](SuppressionSet::relieve) before these shards change.
+    pub fn tightened(&self, shards: impl Iterator<Item = usize>) -> Relief {
         // Neighbours differ, and every spare recurs.
-        Relief(vec![(shard, self.shards[shard].tightened((shard as u8).reverse_bits()))])
+        Relief(shards.map(|shard| (shard, self.shards[shard].tightened((shard as u8).reverse_bits()))).collect())
     }
 
     /// Gives back what one shard has unused.
     pub fn tighten(&mut self, shard: usize) {
-        let mut tight = self.tightened(shard);
+        let mut tight = self.tightened(iter::once(shard));
         self.relieve(&mut tight);
     }
 

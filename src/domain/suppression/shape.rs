@@ -33,11 +33,7 @@ impl Column {
     /// A column for values like these, with room for greater ones, as offsets and times grow: a quarter of the range, or so
     /// many times the range, where it is no small one.
     fn fit(values: &mut [i64], ahead: u64) -> Self {
-        let last = values.len().saturating_sub(1);
-        let outliers = values.len() / 64;
-        let mut between = |skipped: usize| {
-            let mut at = |place: usize| if values.is_empty() { 0 } else { *values.select_nth_unstable(place).1 };
-            let (low, high) = (at(skipped), at(last - skipped));
+        let between = |low: i64, high: i64| {
             let range = high.wrapping_sub(low) as u64;
             let base = low.saturating_sub_unsigned(range / 8);
             let ahead = if range >= GROWING { range.saturating_mul(ahead) } else { 0 };
@@ -45,8 +41,16 @@ impl Column {
             let width = u64::BITS - (top.wrapping_sub(base) as u64).leading_zeros();
             (base, width)
         };
-        let (all, most) = (between(0), between(outliers));
-        let (base, width) = if all.1 >= most.1 + WORTH_LEAVING_OUT { most } else { all };
+        let (low, high) = values.iter().fold((i64::MAX, i64::MIN), |(low, high), value| (low.min(*value), high.max(*value)));
+        let all = if values.is_empty() { between(0, 0) } else { between(low, high) };
+        let outliers = values.len() / 64;
+        let (base, width) = if outliers == 0 || all.1 < WORTH_LEAVING_OUT {
+            all
+        } else {
+            let (low, high) = (*values.select_nth_unstable(outliers).1, *values.select_nth_unstable(values.len() - 1 - outliers).1);
+            let most = between(low, high);
+            if all.1 >= most.1 + WORTH_LEAVING_OUT { most } else { all }
+        };
         Self { base, width: width.min(u32::from(MAX_WIDTH)) as u8 }
     }
 
