@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How the service ended badly.
@@ -111,6 +111,13 @@ struct Parts {
 
 /// Runs a verb until `stop` is asked or something fails. What happens is counted in `metrics`.
 pub fn run(config: Config, verb: Verb, brokers: Brokers, metrics: Arc<Metrics>, stop: &Stop) -> Result<(), Failure> {
+    let result = serve(config, verb, brokers, metrics, stop);
+    // However it ended: no thread is left that waits.
+    stop.ask();
+    result
+}
+
+fn serve(config: Config, verb: Verb, brokers: Brokers, metrics: Arc<Metrics>, stop: &Stop) -> Result<(), Failure> {
     let listener = match config.http {
         None => None,
         Some(address) => Some(http::bind(address).map_err(|error| {
@@ -122,6 +129,13 @@ pub fn run(config: Config, verb: Verb, brokers: Brokers, metrics: Arc<Metrics>, 
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
+    let (config, status) = (Arc::new(config), Arc::new(Status::new(&[follow::PART])));
+    // The brokers are asked while the words are read: each takes a tenth of a second and more.
+    let layout = {
+        let (config, status, stop) = (config.clone(), status.clone(), stop.clone());
+        let wait = move || Layout::wait(&config, verb, brokers, &status, &stop);
+        thread::Builder::new().name("topics".into()).spawn(wait).map_err(|error| Failure::Failed(format!("no thread: {error}")))?
+    };
     let refused = |error: WordsError| Failure::Refused(error.to_string());
     let lexicon = Arc::new(words::load(config.lexicon_dir.as_deref()).map_err(refused)?);
     let lexicons = words::of_businesses(&lexicon, &config.words).map_err(refused)?;
@@ -131,9 +145,9 @@ pub fn run(config: Config, verb: Verb, brokers: Brokers, metrics: Arc<Metrics>, 
     let print_key = opened.as_ref().map_or_else(|| random_print_key(config.identity_key), Opened::print_key);
     let view = Arc::new(SharedView::new(print_key));
     let parts = Parts {
-        config: Arc::new(config),
+        config,
         view,
-        status: Arc::new(Status::new(&[follow::PART])),
+        status,
         metrics,
         lexicon,
         lexicons,
@@ -156,7 +170,7 @@ pub fn run(config: Config, verb: Verb, brokers: Brokers, metrics: Arc<Metrics>, 
             .map_err(|error| Failure::Failed(format!("no thread: {error}")))?;
     }
     tracing::info!(instance = %parts.config.instance, rules = %parts.rules_version, "starting");
-    let result = start(&parts, verb, brokers, snapshots.map(|snapshots| (snapshots, opened)), &ends, &mut threads)
+    let result = start(&parts, verb, brokers, layout, snapshots.map(|snapshots| (snapshots, opened)), &ends, &mut threads)
         .and_then(|()| watch(&parts, verb, &ends, &mut threads));
     parts.stop.ask();
     parts.status.unready("process", Unready::Stopping);
@@ -169,12 +183,13 @@ fn start(
     parts: &Parts,
     verb: Verb,
     brokers: Brokers,
+    layout: JoinHandle<Result<Option<Layout>, Refusal>>,
     kept: Option<(Arc<Snapshots>, Option<Opened>)>,
     ends: &Ends,
     threads: &mut Threads,
 ) -> Result<(), Failure> {
-    let Some(layout) = Layout::wait(&parts.config, verb, brokers, &parts.status, &parts.stop)? else { return Ok(()) };
-    let layout = Arc::new(layout);
+    let layout = layout.join().map_err(|_| Failure::Failed("a thread panicked".to_owned()))??;
+    let Some(layout) = layout.map(Arc::new) else { return Ok(()) };
     let kept = match kept {
         None => None,
         Some((snapshots, opened)) => {
