@@ -30,7 +30,7 @@ use super::consent::{Act, ConsentState, Position, Source};
 use super::key::ConsentKey;
 use super::time::Timestamp;
 use hashbrown::HashMap;
-use shard::{Growth, MOST_LANES, PRINT_BITS, RowLines, Shard, Table};
+use shard::{Growth, MOST_LANES, Next, PRINT_BITS, RowLines, Shard, Table};
 use smallvec::SmallVec;
 use std::hash::Hash;
 use std::iter;
@@ -52,6 +52,9 @@ pub enum Applied {
 
 /// Number of shards: the first bits of a fingerprint.
 pub const SHARDS: usize = 1 << (u64::BITS - PRINT_BITS);
+
+/// Buckets that are fetched ahead for one person. Two of three rows lie in their own, nearly all others in the next two.
+const BUCKETS_FETCHED: usize = 3;
 
 /// So many values are looked for one by one, which is faster than to look a hash up.
 const FREQUENT: usize = 8;
@@ -154,30 +157,42 @@ impl SuppressionSet {
 
     /// Brings what look-ups of these persons will read near, all at once: while one is fetched from memory, so are the
     /// others.
-    pub fn prefetch(&self, persons: impl Iterator<Item = PersonPrint> + Clone) {
-        let rows = self.fetch_buckets(persons, Shard::row_to_read);
-        rows.into_iter().for_each(RowLines::fetch);
+    pub fn prefetch(&self, persons: impl Iterator<Item = PersonPrint>) {
+        self.fetch_rows(persons, Shard::next_to_read, RowLines::fetch);
     }
 
     /// The same for persons to whom acts are about to be applied.
-    pub fn prefetch_rows(&self, persons: impl Iterator<Item = PersonPrint> + Clone) {
-        let rows = self.fetch_buckets(persons, Shard::row_to_write);
-        rows.into_iter().for_each(RowLines::fetch_to_write);
+    pub fn prefetch_rows(&self, persons: impl Iterator<Item = PersonPrint>) {
+        self.fetch_rows(persons, Shard::next_to_write, RowLines::fetch_to_write);
     }
 
-    /// Fetches the buckets of these persons, and returns what is to be fetched next. Rows are found first, to be fetched one
-    /// right behind the other: where a page is not at hand, the processor looks for it, and goes on meanwhile with no more
-    /// than some hundred instructions.
+    /// Fetches the buckets of these persons, then the rows that are found there, and goes on with those that lie in the bucket
+    /// behind. Rows are found first, to be fetched one right behind the other: where a page is not at hand, the processor
+    /// looks for it, and goes on meanwhile with no more than some hundred instructions.
     #[inline]
-    fn fetch_buckets<'a>(
+    fn fetch_rows<'a>(
         &'a self,
-        persons: impl Iterator<Item = PersonPrint> + Clone,
-        next: impl Fn(&'a Shard, u64) -> Option<RowLines<'a>>,
-    ) -> SmallVec<[RowLines<'a>; 64]> {
-        for (shard, print) in persons.clone().map(split) {
-            self.shards[shard].fetch(print);
+        persons: impl Iterator<Item = PersonPrint>,
+        next: impl Fn(&'a Shard, u64, usize) -> Next<'a>,
+        fetch: impl Fn(RowLines<'a>),
+    ) {
+        let mut sought: SmallVec<[(&'a Shard, u64); 64]> = persons.map(split).map(|(shard, print)| (&self.shards[shard], print)).collect();
+        sought.iter().for_each(|(shard, print)| shard.fetch(*print));
+        let mut rows: SmallVec<[RowLines<'a>; 64]> = SmallVec::new();
+        for distance in 0..BUCKETS_FETCHED {
+            sought.retain(|(shard, print)| match next(shard, *print, distance) {
+                Next::Row(row) => {
+                    rows.push(row);
+                    false
+                }
+                Next::Bucket => true,
+                Next::Nothing => false,
+            });
+            rows.drain(..).for_each(&fetch);
+            if sought.is_empty() {
+                return;
+            }
         }
-        persons.map(split).filter_map(|(shard, print)| next(&self.shards[shard], print)).collect()
     }
 
     /// The act that stands for a person in a slot.

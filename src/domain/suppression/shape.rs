@@ -173,6 +173,12 @@ impl Bits {
         self.0.get(at / 8)
     }
 
+    /// The last byte that is read with the bits before bit `end`.
+    #[inline]
+    pub(super) fn last_byte(&self, end: usize) -> Option<&u8> {
+        self.0.get(end / 8 + PADDING - 1)
+    }
+
     /// Sets `width` bits from bit `at`.
     #[inline]
     pub(super) fn set(&mut self, at: usize, width: u8, value: u64) {

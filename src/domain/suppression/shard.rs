@@ -112,18 +112,27 @@ fn fetch_line<T>(of: &T) {
     std::hint::black_box(of);
 }
 
-/// Lines of cache that are needed behind a bucket: of a row, and of how rows are written.
+/// Lines of cache that are needed behind a bucket: of a row, which may begin in one and end in the next, and of how rows are
+/// written.
 #[derive(Clone, Copy)]
 pub(super) struct RowLines<'a> {
-    row: &'a u8,
+    row: [&'a u8; 2],
     cold: &'a Cold,
+}
+
+/// What a look-up needs after a bucket that was fetched before.
+pub(super) enum Next<'a> {
+    Row(RowLines<'a>),
+    /// The bucket behind, which is being fetched.
+    Bucket,
+    Nothing,
 }
 
 impl RowLines<'_> {
     /// Fetches them, without waiting.
     #[inline]
     pub(super) fn fetch(self) {
-        fetch_line(self.row);
+        self.row.into_iter().for_each(fetch_line);
         self.cold.shape.lines().into_iter().for_each(fetch_line);
     }
 
@@ -345,44 +354,49 @@ impl Shard {
         }
     }
 
-    /// Fetches the bucket behind this one, where rows lie that found no lane in it.
+    /// What a look-up of this print will read after the bucket at this distance from its own.
     #[inline]
-    fn fetch_behind(&self, bucket: usize) {
-        if let Some(behind) = self.buckets.get(bucket + 1) {
-            fetch_line(behind);
-        }
+    pub(super) fn next_to_read(&self, print: u64, distance: usize) -> Next<'_> {
+        self.next_line(print, distance, Bucket::lanes, Bucket::was_passed)
     }
 
-    /// What a look-up of this print will read after its own bucket, if that holds a row of it. Otherwise fetches the bucket
-    /// behind, where it may have gone past.
+    /// What an act of this print will read and write after the bucket at this distance from its own: the row that it has
+    /// there, or would get.
     #[inline]
-    pub(super) fn row_to_read(&self, print: u64) -> Option<RowLines<'_>> {
-        self.row_lines(print, |bucket, tag| bucket.lanes(tag), Bucket::was_passed)
+    pub(super) fn next_to_write(&self, print: u64, distance: usize) -> Next<'_> {
+        self.next_line(print, distance, |bucket, tag| bucket.lanes(tag) | bucket.lanes(0), |_, _| true)
     }
 
-    /// What an act of this print will read and write after its own bucket: the row that it has there, or would get.
+    /// The row in the first of some lanes of a bucket; where there is none, the bucket behind, if it counts.
     #[inline]
-    pub(super) fn row_to_write(&self, print: u64) -> Option<RowLines<'_>> {
-        self.row_lines(print, |bucket, tag| bucket.lanes(tag) | bucket.lanes(0), |_, _| true)
-    }
-
-    /// The first of some lanes of a print's own bucket; where there is none, the bucket behind is fetched if it counts.
-    #[inline]
-    fn row_lines(&self, print: u64, lanes: impl Fn(&Bucket, u16) -> u32, goes_on: impl Fn(&Bucket, u16) -> bool) -> Option<RowLines<'_>> {
+    fn next_line(
+        &self,
+        print: u64,
+        distance: usize,
+        lanes: impl Fn(&Bucket, u16) -> u32,
+        goes_on: impl Fn(&Bucket, u16) -> bool,
+    ) -> Next<'_> {
         if self.buckets.is_empty() {
-            return None;
+            return Next::Nothing;
         }
         let place = Place::of(print, self.buckets.len());
-        let (bucket, tag) = (&self.buckets[place.bucket], place.tag(0));
+        let number = place.bucket + distance;
+        // The last bucket's rows may lie in the first ones: so few that they are not fetched ahead.
+        let Some(bucket) = self.buckets.get(number) else { return Next::Nothing };
+        let tag = place.tag(distance);
         let lanes = lanes(bucket, tag);
-        if lanes == 0 {
-            if goes_on(bucket, tag) {
-                self.fetch_behind(place.bucket);
-            }
-            return None;
+        if lanes != 0 {
+            let row = self.row(number * LANES + lanes.trailing_zeros() as usize);
+            let (first, last) = (self.rows.byte(row), self.rows.last_byte(row + self.row_bits));
+            return first.zip(last).map_or(Next::Nothing, |(first, last)| Next::Row(RowLines { row: [first, last], cold: &self.cold }));
         }
-        let row = self.rows.byte(self.row(place.bucket * LANES + lanes.trailing_zeros() as usize))?;
-        Some(RowLines { row, cold: &self.cold })
+        match self.buckets.get(number + 1).filter(|_| goes_on(bucket, tag)) {
+            Some(behind) => {
+                fetch_line(behind);
+                Next::Bucket
+            }
+            None => Next::Nothing,
+        }
     }
 
     /// Whether any row is of this print.
