@@ -49,7 +49,8 @@ fn filled(entries: u64) -> ConsentView {
         view.apply_to(PRINTS.person("acme", &identity), slot, act, None);
     }
     view.expect_many(None);
-    (0..SHARDS).for_each(|shard| view.tighten(shard));
+    let mut tight = view.set().tightened(0..SHARDS);
+    view.relieve(&mut tight);
     view
 }
 

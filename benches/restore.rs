@@ -50,7 +50,8 @@ fn filled(changes: &[Change]) -> ConsentView {
         });
     }
     view.expect_many(None);
-    (0..SHARDS).for_each(|shard| view.tighten(shard));
+    let mut tight = view.set().tightened(0..SHARDS);
+    view.relieve(&mut tight);
     view
 }
 

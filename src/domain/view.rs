@@ -90,11 +90,6 @@ impl ConsentView {
         self.set.relieve(relief);
     }
 
-    /// Gives back what one shard of the set has unused.
-    pub fn tighten(&mut self, shard: usize) {
-        self.set.tighten(shard);
-    }
-
     /// Closes the gap before one of the set's tables: see [`SuppressionSet::slide`].
     pub fn slide(&mut self, table: TableOf) {
         self.set.slide(table);

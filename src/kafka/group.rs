@@ -166,7 +166,7 @@ pub struct GroupConsumer {
     member: MemberConsumer<GroupContext>,
     topics: Vec<TopicName>,
     /// The member id under which each partition was taken; `None`: under none that would hold.
-    taken_as: RefCell<BTreeMap<TopicPartition, Option<Arc<str>>>>,
+    taken_as: RefCell<BTreeMap<TopicPartition, Arc<str>>>,
     /// Something was met that makes everything be read again.
     broken: Cell<bool>,
 }
@@ -312,7 +312,14 @@ impl GroupConsumer {
     /// Takes partitions, each at its offset. Partitions in `paused` are taken and not read.
     pub fn take(&self, starts: &[(TopicPartition, u64)], paused: &[TopicPartition]) -> Result<(), EdgeError> {
         let member = self.consumer().context().heard().as_ref().map(|heard| heard.member.clone());
-        self.taken_as.borrow_mut().extend(starts.iter().map(|(partition, _)| (partition.clone(), member.clone())));
+        let mut taken_as = self.taken_as.borrow_mut();
+        for (partition, _) in starts {
+            match &member {
+                Some(member) => taken_as.insert(partition.clone(), member.clone()),
+                None => taken_as.remove(partition),
+            };
+        }
+        drop(taken_as);
         self.assign(starts, paused)
     }
 
@@ -394,7 +401,7 @@ impl GroupConsumer {
         let now = membership(self.consumer());
         let Some(now) = now.filter(|now| self.consumer().context().heard().as_ref() == Some(now)) else { return Err(is_unheard()) };
         let taken_as = self.taken_as.borrow();
-        if partitions.any(|partition| taken_as.get(partition) != Some(&Some(now.member.clone()))) {
+        if partitions.any(|partition| taken_as.get(partition) != Some(&now.member)) {
             return Err(EdgeError::Expelled(KafkaError::Global(RDKafkaErrorCode::UnknownMemberId)));
         }
         Ok(metadata)

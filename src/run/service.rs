@@ -144,16 +144,7 @@ fn serve(config: Config, verb: Verb, brokers: Brokers, metrics: Arc<Metrics>, st
     let opened = snapshots.as_ref().and_then(|snapshots| snapshots.open());
     let print_key = opened.as_ref().map_or_else(|| random_print_key(config.identity_key), Opened::print_key);
     let view = Arc::new(SharedView::new(print_key));
-    let parts = Parts {
-        config,
-        view,
-        status,
-        metrics,
-        lexicon,
-        lexicons,
-        rules_version,
-        stop: stop.clone(),
-    };
+    let parts = Parts { config, view, status, metrics, lexicon, lexicons, rules_version, stop: stop.clone() };
     let (ended, ends) = mpsc::channel();
     let mut threads = Threads { ended, running: 0 };
     if let Some(listener) = listener {

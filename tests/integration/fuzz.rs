@@ -25,6 +25,8 @@ use stopgate::wire::send::{SendDecoder, SendFormat, SendPointers};
 use stopgate::wire::snapshot::{Head, Mark, Reached, SnapshotReader, SnapshotWriter};
 use stopgate::wire::{consent, lexicon, proto, when};
 
+use crate::support::random::Random;
+
 /// Inputs of each target in a run of all tests.
 const INPUTS: u64 = 40_000;
 const LONG: u64 = 100;
@@ -37,20 +39,16 @@ fn inputs() -> u64 {
     }
 }
 
-/// SplitMix64: a run is the same each time.
-struct Chance(u64);
+/// A run is the same each time.
+struct Chance(Random);
 
 impl Chance {
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        self.0.bits()
     }
 
     fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound.max(1) as u64) as usize
+        self.0.below(bound.max(1) as u64) as usize
     }
 }
 
@@ -162,14 +160,14 @@ fn golden(directory: &str) -> Vec<Vec<u8>> {
 #[track_caller]
 fn fuzz(mut seeds: Vec<Vec<u8>>, each: usize, read: impl Fn(&[u8], &mut Chance)) {
     seeds.extend(golden("fuzz"));
-    let mut chance = Chance(seeds.len() as u64);
+    let mut chance = Chance(Random::new(seeds.len() as u64));
     let count = inputs() / each.max(1) as u64;
     for number in 0..count.max(seeds.len() as u64) {
         let input = seeds.get(number as usize).cloned().unwrap_or_else(|| mutated(&seeds, &mut chance));
-        let state = chance.0;
+        let state = chance.0.clone();
         if catch_unwind(AssertUnwindSafe(|| read(&input, &mut chance))).is_err() {
             let hex: String = input.iter().map(|byte| format!("{byte:02x}")).collect();
-            panic!("input {number} (chance {state:#x}) broke a reader; keep it under tests/golden/fuzz: {hex}");
+            panic!("input {number} ({state:x?}) broke a reader; keep it under tests/golden/fuzz: {hex}");
         }
     }
 }

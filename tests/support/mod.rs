@@ -6,6 +6,7 @@ pub mod kafka;
 pub mod murmur2;
 pub mod process;
 pub mod proxy;
+pub mod random;
 pub mod records;
 pub mod service;
 pub mod sim;

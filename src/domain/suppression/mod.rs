@@ -33,7 +33,6 @@ use hashbrown::HashMap;
 use shard::{Growth, MOST_LANES, Next, PRINT_BITS, RowLines, Shard, Table};
 use smallvec::SmallVec;
 use std::hash::Hash;
-use std::iter;
 use stretches::Stretches;
 
 /// What applying an act did.
@@ -275,7 +274,8 @@ impl SuppressionSet {
     }
 
     /// Whether very many acts follow at once, and nobody looks up meanwhile; with their number, where it is known, at most.
-    /// Afterwards [`SuppressionSet::tighten`] every shard.
+    /// Afterwards every shard is to be
+    /// [tightened](SuppressionSet::tightened).
     pub fn expect_many(&mut self, more: Option<usize>) {
         // Shards are filled alike, but not the same: a tenth more than the mean.
         let buckets = |more: usize| (self.len + more) / SHARDS * 11 / (10 * MOST_LANES) + 1;
@@ -312,12 +312,6 @@ impl SuppressionSet {
     pub fn tightened(&self, shards: impl Iterator<Item = usize>) -> Relief {
         // Neighbours differ, and every spare recurs.
         Relief(shards.map(|shard| (shard, self.shards[shard].tightened((shard as u8).reverse_bits()))).collect())
-    }
-
-    /// Gives back what one shard has unused.
-    pub fn tighten(&mut self, shard: usize) {
-        let mut tight = self.tightened(iter::once(shard));
-        self.relieve(&mut tight);
     }
 
     /// The tables of all shards in the order in which they are to [slide](SuppressionSet::slide).

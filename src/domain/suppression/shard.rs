@@ -369,13 +369,7 @@ impl Shard {
 
     /// The row in the first of some lanes of a bucket; where there is none, the bucket behind, if it counts.
     #[inline]
-    fn next_line(
-        &self,
-        print: u64,
-        distance: usize,
-        lanes: impl Fn(&Bucket, u16) -> u32,
-        goes_on: impl Fn(&Bucket, u16) -> bool,
-    ) -> Next<'_> {
+    fn next_line(&self, print: u64, distance: usize, lanes: impl Fn(&Bucket, u16) -> u32, goes_on: impl Fn(&Bucket, u16) -> bool) -> Next<'_> {
         if self.buckets.is_empty() {
             return Next::Nothing;
         }

@@ -58,23 +58,23 @@ impl Stretches {
         if partition >= MOST_PARTITIONS || stretch > LAST || time == NONE {
             return false;
         }
-        let (first, len) = self.times.get(partition).map_or((0, 0), |known| (known.first, known.times.len()));
-        let first = if len == 0 { stretch } else { first };
-        let (before, place) = (first.saturating_sub(stretch), stretch.saturating_sub(first));
-        let behind = place.saturating_add(1).saturating_sub(len as u64);
-        let Ok(more) = usize::try_from(before.saturating_add(behind)) else { return false };
-        if len.saturating_add(more) > MOST_PLACES || self.places.saturating_add(more) > most.max(self.places) {
+        // The row from the first stretch to one past the last, once this one has its place.
+        let known = self.times.get(partition).filter(|known| !known.times.is_empty());
+        let (first, end) = known.map_or((stretch, stretch), |known| (known.first, known.first + known.times.len() as u64));
+        let (from, to) = (first.min(stretch), end.max(stretch + 1));
+        let more = (to - from) - (end - first);
+        if to - from > MOST_PLACES as u64 || self.places as u64 + more > most.max(self.places) as u64 {
             return false;
         }
         if self.times.len() <= partition {
             self.times.resize_with(partition + 1, Times::default);
         }
         let known = &mut self.times[partition];
-        known.first = first - before;
-        drop(known.times.splice(..0, repeat_n(NONE, before as usize)));
-        known.times.resize(known.times.len() + behind as usize, NONE);
-        known.times[(stretch - known.first) as usize] = time;
-        self.places += more;
+        known.first = from;
+        drop(known.times.splice(..0, repeat_n(NONE, (first - from) as usize)));
+        known.times.resize((to - from) as usize, NONE);
+        known.times[(stretch - from) as usize] = time;
+        self.places += more as usize;
         true
     }
 

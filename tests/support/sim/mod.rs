@@ -15,7 +15,6 @@ mod follower;
 mod group;
 mod log;
 mod person;
-mod random;
 mod stages;
 mod turn;
 mod workload;
