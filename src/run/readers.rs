@@ -191,5 +191,11 @@ mod tests {
         });
         assert!(matches!(answer, Err(Unknown::Topic)), "{answer:?}");
         assert_eq!(asked.get(), 3);
+        let answer = ask(|| {
+            asked.set(asked.get() + 1);
+            Err(EdgeError::timed_out("a test").into())
+        });
+        assert!(matches!(answer, Err(Unknown::Query(EdgeError::Abort(_)))), "{answer:?}");
+        assert_eq!(asked.get(), 4);
     }
 }
