@@ -42,6 +42,14 @@ fn without_a_broker_the_service_waits_and_says_so() {
 }
 
 #[test]
+fn words_that_cannot_be_read_end_a_start_at_once_where_no_broker_answers() {
+    let Some(broker) = Broker::shared() else { return };
+    let world = World::empty(broker, "no-words", Layout::default()).setting("lexicon_dir = \"/dev/null/no-such-directory\"");
+    let said = world.serving("run", "a").arg("--bootstrap", &free_address()).finish().expect_code(2);
+    assert!(said.stderr.contains("no-such-directory"), "{}", said.stderr);
+}
+
+#[test]
 fn the_verb_topics_creates_everything_with_the_right_policies_and_changes_nothing_that_exists() {
     let Some(broker) = Broker::shared() else { return };
     let world = World::empty(broker, "topics", Layout::default());
