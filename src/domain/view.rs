@@ -124,12 +124,12 @@ impl ConsentView {
     }
 
     /// Brings what look-ups of these persons will read near, all at once. To be called before a batch is looked up.
-    pub fn prefetch(&self, persons: impl Iterator<Item = PersonPrint> + Clone) {
+    pub fn prefetch(&self, persons: impl Iterator<Item = PersonPrint>) {
         self.set.prefetch(persons);
     }
 
     /// The same for persons to whom acts are about to be applied.
-    pub fn prefetch_rows(&self, persons: impl Iterator<Item = PersonPrint> + Clone) {
+    pub fn prefetch_rows(&self, persons: impl Iterator<Item = PersonPrint>) {
         self.set.prefetch_rows(persons);
     }
 

@@ -165,7 +165,7 @@ pub enum Start {
 pub struct GroupConsumer {
     member: MemberConsumer<GroupContext>,
     topics: Vec<TopicName>,
-    /// The member id under which each partition was taken; `None`: under none that would hold.
+    /// The member id under which each partition was taken; absent where it was under none that would hold.
     taken_as: RefCell<BTreeMap<TopicPartition, Arc<str>>>,
     /// Something was met that makes everything be read again.
     broken: Cell<bool>,
@@ -312,14 +312,12 @@ impl GroupConsumer {
     /// Takes partitions, each at its offset. Partitions in `paused` are taken and not read.
     pub fn take(&self, starts: &[(TopicPartition, u64)], paused: &[TopicPartition]) -> Result<(), EdgeError> {
         let member = self.consumer().context().heard().as_ref().map(|heard| heard.member.clone());
-        let mut taken_as = self.taken_as.borrow_mut();
         for (partition, _) in starts {
             match &member {
-                Some(member) => taken_as.insert(partition.clone(), member.clone()),
-                None => taken_as.remove(partition),
+                Some(member) => self.taken_as.borrow_mut().insert(partition.clone(), member.clone()),
+                None => self.taken_as.borrow_mut().remove(partition),
             };
         }
-        drop(taken_as);
         self.assign(starts, paused)
     }
 

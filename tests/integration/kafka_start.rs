@@ -1,10 +1,12 @@
 //! Before the work: topics that are missing or wrong, the verb that makes them, and refusals that name the remedy.
 
+use std::fs;
 use std::net::TcpListener;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::support::broker::Broker;
-use crate::support::service::free_address;
+use crate::support::service::{Start, free_address};
 use crate::support::wait::{DEADLINE, holds_for, wait_until};
 use crate::support::world::{Layout, World, phone};
 
@@ -39,6 +41,21 @@ fn without_a_broker_the_service_waits_and_says_so() {
     });
     service.still_runs();
     service.terminate();
+}
+
+#[test]
+fn a_service_that_is_asked_to_end_before_it_has_read_its_configuration_ends_as_one_that_serves_does() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let pipe = directory.path().join("stopgate.toml");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    let start = Start::serving("run").arg("--config", &pipe.display().to_string()).arg("--bootstrap", &free_address());
+    let mut service = start.spawn();
+    // Opens once somebody reads, who gets no further before it is closed.
+    let writer = fs::OpenOptions::new().write(true).open(&pipe).expect("a reader");
+    service.signal("TERM");
+    drop(writer);
+    let (code, log) = service.ended();
+    assert_eq!(code, 0, "{log}");
 }
 
 #[test]

@@ -226,7 +226,6 @@ impl Patterns {
         owner: u32,
         classes: &mut Classes<'d>,
     ) -> Result<(), LexiconFault> {
-        self.patterns.reserve(patterns.len());
         for written in patterns {
             let elements = pattern::parse(&written.value, classes).map_err(|reason| fault(language, written.line, &reason))?;
             let anchor = pattern::anchor(&elements);

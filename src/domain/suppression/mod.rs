@@ -275,8 +275,7 @@ impl SuppressionSet {
     }
 
     /// Whether very many acts follow at once, and nobody looks up meanwhile; with their number, where it is known, at most.
-    /// Afterwards every shard is to be
-    /// [tightened](SuppressionSet::tightened).
+    /// Afterwards every shard is to be [tightened](SuppressionSet::tightened).
     pub fn expect_many(&mut self, more: Option<usize>) {
         // Shards are filled alike, but not the same: a tenth more than the mean.
         let buckets = |more: usize| (self.len + more) / SHARDS * 11 / (10 * MOST_LANES) + 1;

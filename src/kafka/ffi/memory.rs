@@ -11,8 +11,8 @@ use std::ffi::c_long;
 const PURGE_DELAY: mi_option_t = 15;
 /// What it is unless somebody says otherwise, in milliseconds.
 const DEFAULT_MS: c_long = 1000;
-/// Long beside transactions and batches. At a minute, what a machine that is busy with other things took grew from one peak
-/// to the next: 230 MB became 300.
+/// Long beside transactions and batches. At a minute, a process on a busy machine grew from one peak to the next: 230 MB
+/// became 300.
 const KEPT_MS: c_long = 10_000;
 
 /// Has free pages kept for ten seconds. Who has set `MIMALLOC_PURGE_DELAY` is left their wish. To be called at the start.
