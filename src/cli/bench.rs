@@ -20,9 +20,9 @@ pub(crate) struct BenchArgs {
     /// Partitions of the topics that are made
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
     partitions: u32,
-    /// Worker threads of the stage
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
-    workers: u32,
+    /// Worker threads of the stage [default: 2 of the filter, 1 of detection]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    workers: Option<u32>,
     /// Keep the topics of this run
     #[arg(long)]
     keep: bool,

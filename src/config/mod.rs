@@ -127,12 +127,25 @@ pub struct Overrides {
     pub log_format: Option<LogFormat>,
 }
 
+/// Worker threads of each stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workers {
+    pub detect: u32,
+    pub filter: u32,
+}
+
+impl Workers {
+    /// While one worker of the filter waits for its commit, the other decides. Of detection there is one: where inbound is not
+    /// keyed by person, two may confirm one opt-out twice.
+    pub const DEFAULT: Self = Self { detect: 1, filter: 2 };
+}
+
 /// What the program means to do.
 #[derive(Clone)]
 pub struct Config {
     pub connection: Connection,
     pub instance: String,
-    pub workers: u32,
+    pub workers: Workers,
     pub fence: FenceLevel,
     pub http: Option<SocketAddr>,
     pub evidence: Evidence,
@@ -296,10 +309,10 @@ impl RawConfig {
                 problems.push(format!("[kafka] {name} is stopgate's own: {why}"));
             }
         }
-        let workers = raw.workers.unwrap_or(1);
-        if !(1..=64).contains(&workers) {
+        if let Some(workers) = raw.workers.filter(|workers| !(1..=64).contains(workers)) {
             problems.push(format!("workers must be 1 to 64, not {workers}"));
         }
+        let workers = raw.workers.map_or(Workers::DEFAULT, |each| Workers { detect: each, filter: each });
         let http = parse_http(raw.http.as_deref().unwrap_or_default(), &mut problems);
         let instance = match (&raw.instance, http) {
             (Some(instance), _) if !instance.trim().is_empty() => instance.trim().to_owned(),
@@ -397,7 +410,6 @@ impl RawConfig {
             Verb::Run | Verb::Filter => 9470,
             Verb::Detect => 9471,
         };
-        self.workers.get_or_insert(1);
         self.fence.get_or_insert_default();
         self.http.get_or_insert_with(|| format!("127.0.0.1:{port}"));
         self.state_dir.get_or_insert_with(|| "./stopgate-state".into());
@@ -797,7 +809,7 @@ mod tests {
         let config = check("bootstrap = 'localhost:9092'", Verb::Run).expect("enough");
         assert_eq!(config.instance, "host-9470");
         assert_eq!(config.http, Some(SocketAddr::from(([127, 0, 0, 1], 9470))));
-        assert_eq!((config.workers, config.fence), (1, FenceLevel::OptOuts));
+        assert_eq!((config.workers, config.fence), (Workers { detect: 1, filter: 2 }, FenceLevel::OptOuts));
         assert_eq!((&*config.sends[0].allowed, &*config.sends[0].suppressed), ("sends.allowed", "sends.suppressed"));
         assert_eq!(config.warnings().len(), 1);
     }
@@ -885,7 +897,7 @@ mod tests {
     fn what_is_given_on_the_command_line_wins() {
         let raw = parse("bootstrap = 'b:1'\nworkers = 2", "stopgate.toml").expect("fine");
         let overrides = Overrides { workers: Some(3), ..Overrides::default() };
-        assert_eq!(raw.overridden(overrides).check(Verb::Run, "host").expect("fine").workers, 3);
+        assert_eq!(raw.overridden(overrides).check(Verb::Run, "host").expect("fine").workers, Workers { detect: 3, filter: 3 });
     }
 
     #[test]

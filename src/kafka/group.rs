@@ -23,7 +23,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long an answer of the coordinator is waited for at first, and how long nothing is asked after none.
+const ASK_AGAIN: Duration = Duration::from_millis(5);
 
 struct GroupContext {
     topics: Vec<TopicName>,
@@ -157,7 +161,7 @@ pub enum Start {
     OutOfRange { committed: u64, beginning: u64, end: u64 },
 }
 
-/// A subscribed member of a consumer group. For one thread.
+/// A member of a consumer group. For one thread.
 ///
 /// The client takes any call that gives or takes partitions for the answer to what the group asked last, also where it was
 /// not heard yet: the group then hands the partitions on while this member goes on with them. So each such call is followed
@@ -172,7 +176,7 @@ pub struct GroupConsumer {
 }
 
 impl GroupConsumer {
-    /// Joins the group with a stable member id: a restart within the session time-out keeps its partitions.
+    /// A member that has not joined yet, with a stable id: a restart within the session time-out keeps its partitions.
     pub fn new(connection: &Connection, group: &str, member: &str, topics: &[TopicName]) -> Result<Self, EdgeError> {
         let mut config = connection.consumer(group);
         config.set("group.instance.id", member);
@@ -194,8 +198,6 @@ impl GroupConsumer {
         let context =
             GroupContext { topics: topics.to_vec(), asked: Mutex::default(), heard: Mutex::default(), leaving: AtomicBool::new(false) };
         let consumer: BaseConsumer<GroupContext> = config.create_with_context(context).map_err(EdgeError::from_kafka)?;
-        let names: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
-        consumer.subscribe(&names).map_err(EdgeError::from_kafka)?;
         let member = MemberConsumer::new(consumer).ok_or_else(|| EdgeError::Stop(KafkaError::ClientCreation("no queue".to_owned())))?;
         Ok(Self { member, topics: topics.to_vec(), taken_as: RefCell::default(), broken: Cell::new(false) })
     }
@@ -369,9 +371,25 @@ impl GroupConsumer {
         self.consumer().resume(&invalid(partitions)?).map_err(EdgeError::from_kafka)
     }
 
-    /// Leaves the subscription and enters it again, which makes the group assign anew.
+    /// Waits until the group's coordinator has answered a question, or until the deadline: to join takes one request from then on.
+    pub fn find_coordinator(&self, deadline: Instant) {
+        let any: Vec<TopicPartition> = self.topics.iter().take(1).map(|topic| (topic.clone(), 0)).collect();
+        let mut patience = ASK_AGAIN;
+        // The client may overlook that the coordinator was found, until it is asked again.
+        while self.committed(&any, patience).is_err() && Instant::now() < deadline {
+            thread::sleep(ASK_AGAIN);
+            patience *= 2;
+        }
+    }
+
+    /// Leaves the group and joins it again, which makes it assign anew.
     pub fn rejoin(&self) -> Result<(), EdgeError> {
         self.consumer().unsubscribe();
+        self.join()
+    }
+
+    /// Joins the group.
+    pub fn join(&self) -> Result<(), EdgeError> {
         let names: Vec<&str> = self.topics.iter().map(|topic| &**topic).collect();
         self.consumer().subscribe(&names).map_err(EdgeError::from_kafka)
     }

@@ -20,6 +20,7 @@ pub mod explain;
 pub mod fence;
 pub mod filter;
 pub mod follow;
+pub mod gathering;
 pub mod guidance;
 pub mod history;
 pub mod http;

@@ -5,6 +5,7 @@ use super::detect::{self, DetectStage};
 use super::fence::{Fence, FenceAside};
 use super::filter::FilterStage;
 use super::follow::{self, Follow, Kept};
+use super::gathering::Gathering;
 use super::guidance::{self, FollowGuidance, GuidanceFence, SharedGuidance};
 use super::http;
 use super::layout::{Brokers, Layout, Refusal};
@@ -234,9 +235,9 @@ fn start(
     let group = &parts.config.filter_group;
     if verb.filters() && !of_kind(true).is_empty() {
         // One-time passwords wait for nothing: no consent concerns them, so no view is needed.
-        for worker in 0..parts.config.workers {
-            let pace = Pace { fencing: Fencing::Never, ..PACE };
-            start_worker(parts, threads, &layout, group, format!("exempt-{worker}"), of_kind(true), pace, filter(None, None))?;
+        let (team, pace) = (Team::new(parts.config.workers.filter, group), Pace { fencing: Fencing::Never, ..PACE });
+        for worker in team.numbers() {
+            start_worker(parts, threads, &layout, &team, format!("exempt-{worker}"), of_kind(true), pace, filter(None, None))?;
         }
     }
     // No group is joined before the view holds the opt-outs topic: nothing would be decided, and partitions would move
@@ -255,26 +256,43 @@ fn start(
     if verb.detects() {
         overdue::start(parts.config.clone(), parts.view.clone(), parts.metrics.clone(), parts.stop.clone())
             .map_err(|error| Failure::Failed(format!("no thread: {error}")))?;
-        for worker in 0..parts.config.workers {
+        let team = Team::new(parts.config.workers.detect, &parts.config.detect_group);
+        for worker in team.numbers() {
             let rules = detect::rules_of(&parts.config, parts.lexicon.clone(), parts.lexicons.clone());
             let fence = fence(parts, FenceLevel::OptOuts)?;
             let (config, metrics) = (parts.config.clone(), parts.metrics.clone());
             let stage = DetectStage::new(config, layout.clone(), parts.view.clone(), fence, rules, metrics)?;
             let pace = DETECT_PACE;
             let topics = parts.config.inbound.iter().map(|(topic, _)| topic.clone()).collect();
-            start_worker(parts, threads, &layout, &parts.config.detect_group, worker.to_string(), topics, pace, stage)?;
+            start_worker(parts, threads, &layout, &team, worker.to_string(), topics, pace, stage)?;
         }
     }
-    if verb.filters() {
-        for worker in 0..parts.config.workers {
-            if !of_kind(false).is_empty() {
-                let of_guidance = guidance.as_ref().map(|shared| GuidanceFence::new(parts.config.clone(), shared.clone())).transpose()?;
-                let stage = filter(Some(fence(parts, parts.config.fence)?), of_guidance);
-                start_worker(parts, threads, &layout, group, worker.to_string(), of_kind(false), PACE, stage)?;
-            }
+    if verb.filters() && !of_kind(false).is_empty() {
+        let team = Team::new(parts.config.workers.filter, group);
+        for worker in team.numbers() {
+            let of_guidance = guidance.as_ref().map(|shared| GuidanceFence::new(parts.config.clone(), shared.clone())).transpose()?;
+            let stage = filter(Some(fence(parts, parts.config.fence)?), of_guidance);
+            start_worker(parts, threads, &layout, &team, worker.to_string(), of_kind(false), PACE, stage)?;
         }
     }
     Ok(())
+}
+
+/// Workers of a stage, who join its group together.
+struct Team<'g> {
+    workers: u32,
+    group: &'g str,
+    gathering: Arc<Gathering>,
+}
+
+impl<'g> Team<'g> {
+    fn new(workers: u32, group: &'g str) -> Self {
+        Self { workers, group, gathering: Arc::new(Gathering::of(workers)) }
+    }
+
+    fn numbers(&self) -> std::ops::Range<u32> {
+        0..self.workers
+    }
 }
 
 /// One worker's fence, on a thread of its own.
@@ -288,7 +306,7 @@ fn start_worker<S: Stage + Send + 'static>(
     parts: &Parts,
     threads: &mut Threads,
     layout: &Layout,
-    group: &str,
+    team: &Team<'_>,
     worker: String,
     topics: Vec<TopicName>,
     pace: Pace,
@@ -296,9 +314,10 @@ fn start_worker<S: Stage + Send + 'static>(
 ) -> Result<(), Failure> {
     let setup = Setup {
         connection: parts.config.connection.clone(),
-        group: group.to_owned(),
+        group: team.group.to_owned(),
         member: format!("{}-{worker}", parts.config.instance),
         topics,
+        gathering: team.gathering.clone(),
         pace,
         limits: layout.limits(),
         status: parts.status.clone(),

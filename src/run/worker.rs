@@ -1,6 +1,7 @@
 //! The thread that carries out what the worker's state machine says: it owns a member, a producer and a transaction.
 
 use super::fence::Waiting;
+use super::gathering::Gathering;
 use super::status::{Status, Unready};
 use super::stop::Stop;
 use crate::domain::time::Timestamp;
@@ -77,6 +78,8 @@ pub struct Setup {
     /// `group.instance.id`; with the group it makes the `transactional.id`.
     pub member: String,
     pub topics: Vec<TopicName>,
+    /// Where the workers of a stage in this process wait for each other before they join the group.
+    pub gathering: Arc<Gathering>,
     pub pace: Pace,
     pub limits: Limits,
     pub status: Arc<Status>,
@@ -104,6 +107,8 @@ const FENCED_TIMES: usize = 3;
 const FENCED_WITHIN: Duration = Duration::from_secs(60);
 /// So many failures in a row are no passing fault.
 const FAILURES_TOLD: u32 = 3;
+/// How long a worker waits for others to join the group with: as long as they would wait for its next heartbeat otherwise.
+const TOGETHER: Duration = Duration::from_millis(500);
 /// From the wish to stop to the end: what cannot be committed by then is left to the successor.
 const DRAIN: Duration = Duration::from_secs(8);
 
@@ -137,8 +142,14 @@ impl Setup {
 
     /// Runs until the process stops, or the member or the client is of no use any more.
     fn run_member<S: Stage>(&self, offsets: &OffsetsClient, stage: &mut S) -> Result<(), EdgeError> {
-        let Some(producer) = self.new_producer()? else { return Ok(()) };
         let group = GroupConsumer::new(&self.connection, &self.group, &self.member, &self.topics)?;
+        let Some(producer) = self.new_producer()? else { return Ok(()) };
+        // Who joins alone gets all partitions, and gives half of them away at once: by brokers that wait for nobody else, a group
+        // is made of those whose requests lie side by side.
+        let deadline = Instant::now() + TOGETHER;
+        group.find_coordinator(deadline);
+        self.gathering.come(deadline);
+        group.join()?;
         let mut thread = Thread {
             setup: self,
             stage,

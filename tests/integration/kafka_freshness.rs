@@ -14,6 +14,7 @@ use stopgate::domain::suppression::PrintKey;
 use stopgate::metrics::Metrics;
 use stopgate::run::filter::FilterStage;
 use stopgate::run::follow::Follow;
+use stopgate::run::gathering::Gathering;
 use stopgate::run::layout::{Brokers, Layout};
 use stopgate::run::status::Status;
 use stopgate::run::stop::Stop;
@@ -154,6 +155,7 @@ fn filter_without_fence(world: &World) -> (Stop, Vec<JoinHandle<()>>) {
         group: config.filter_group.clone(),
         member: config.instance.clone(),
         topics: config.sends.iter().map(|sends| sends.input.name.clone()).collect(),
+        gathering: Arc::new(Gathering::of(1)),
         pace: Pace {
             fencing: Fencing::Never,
             commits_idle_positions: false,

@@ -17,6 +17,13 @@ use crate::support::wait::{DEADLINE, wait_for};
 
 const PARTITIONS: u32 = 4;
 
+/// A member that joins at once.
+fn joined(connection: &Connection, group: &str, member: &str, topic: &TopicName) -> GroupConsumer {
+    let member = GroupConsumer::new(connection, group, member, std::slice::from_ref(topic)).expect("a member");
+    member.join().expect("joining");
+    member
+}
+
 /// What the group asks of a member next.
 fn asked(member: &GroupConsumer) -> Rebalance {
     wait_for("the group to ask", DEADLINE, || {
@@ -45,7 +52,7 @@ impl Short {
         let settings = [("session.timeout.ms", "3000"), ("heartbeat.interval.ms", "300")];
         let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         let connection = Connection { bootstrap: bootstrap.to_owned(), settings };
-        GroupConsumer::new(&connection, &self.group, member, std::slice::from_ref(&self.name)).expect("a member")
+        joined(&connection, &self.group, member, &self.name)
     }
 
     /// All partitions at this offset.
@@ -83,7 +90,7 @@ fn a_member_that_goes_back_before_it_hears_what_the_group_asks_hears_it_before_a
     let connection = Connection { bootstrap: broker.bootstrap().to_owned(), settings };
     let name: TopicName = topic.as_str().into();
     let group = broker.unique("members");
-    let join = |member: &str| GroupConsumer::new(&connection, &group, member, std::slice::from_ref(&name)).expect("a member");
+    let join = |member: &str| joined(&connection, &group, member, &name);
     let partitions: Vec<TopicPartition> = (0..PARTITIONS).map(|partition| (name.clone(), partition)).collect();
     let start: Vec<(TopicPartition, u64)> = partitions.iter().cloned().map(|partition| (partition, 0)).collect();
 

@@ -59,7 +59,8 @@ pub struct Size {
 #[derive(Clone, Debug)]
 pub struct Options {
     pub size: Size,
-    pub workers: u32,
+    /// Absent: as many as the service has unless told.
+    pub workers: Option<u32>,
     /// Topics stay.
     pub keep: bool,
     pub json: bool,
@@ -137,7 +138,7 @@ fn own(raw: &RawConfig, bootstrap: &str, options: &Options) -> Result<Config, Be
     let overrides = Overrides {
         bootstrap: Some(bootstrap.to_owned()),
         instance: Some("bench".to_owned()),
-        workers: Some(options.workers),
+        workers: options.workers,
         http: Some("off".to_owned()),
         ..Overrides::default()
     };
