@@ -14,7 +14,7 @@ use stopgate::run::stop::Stop;
 pub(crate) struct ServiceArgs {
     #[command(flatten)]
     pub(crate) cluster: ClusterArgs,
-    /// Worker threads of each stage [default: 2 of the filter, 1 of detection]
+    /// Worker threads of each stage [default: 2 of the filter (1 with guidance), 1 of detection]
     #[arg(long, env = "STOPGATE_WORKERS", value_name = "N")]
     workers: Option<u32>,
     /// What a send waits for: all that is acknowledged on opt-outs, or also on the inbound topics [default: opt-outs]

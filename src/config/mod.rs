@@ -135,9 +135,12 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// While one worker of the filter waits for its commit, the other decides. Of detection there is one: where inbound is not
-    /// keyed by person, two may confirm one opt-out twice.
-    pub const DEFAULT: Self = Self { detect: 1, filter: 2 };
+    /// As many as there are unless somebody says otherwise. While one worker of the filter waits for its commit, the other
+    /// decides. What is said once alone needs records that are keyed by person where there are several workers: confirmations
+    /// of opt-outs, and guidance.
+    fn unless_told(guided: bool) -> Self {
+        Self { detect: 1, filter: if guided { 1 } else { 2 } }
+    }
 }
 
 /// What the program means to do.
@@ -312,7 +315,7 @@ impl RawConfig {
         if let Some(workers) = raw.workers.filter(|workers| !(1..=64).contains(workers)) {
             problems.push(format!("workers must be 1 to 64, not {workers}"));
         }
-        let workers = raw.workers.map_or(Workers::DEFAULT, |each| Workers { detect: each, filter: each });
+        let workers = raw.workers.map_or(Workers::unless_told(raw.guidance.enabled), |each| Workers { detect: each, filter: each });
         let http = parse_http(raw.http.as_deref().unwrap_or_default(), &mut problems);
         let instance = match (&raw.instance, http) {
             (Some(instance), _) if !instance.trim().is_empty() => instance.trim().to_owned(),
@@ -810,6 +813,8 @@ mod tests {
         assert_eq!(config.instance, "host-9470");
         assert_eq!(config.http, Some(SocketAddr::from(([127, 0, 0, 1], 9470))));
         assert_eq!((config.workers, config.fence), (Workers { detect: 1, filter: 2 }, FenceLevel::OptOuts));
+        let guided = check("bootstrap = 'localhost:9092'\n[guidance]\nenabled = true", Verb::Run).expect("enough");
+        assert_eq!(guided.workers, Workers { detect: 1, filter: 1 });
         assert_eq!((&*config.sends[0].allowed, &*config.sends[0].suppressed), ("sends.allowed", "sends.suppressed"));
         assert_eq!(config.warnings().len(), 1);
     }

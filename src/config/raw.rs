@@ -19,7 +19,7 @@ pub struct RawConfig {
     pub bootstrap: Option<String>,
     /// Name of this instance, stable over restarts: its workers keep their partitions and fence their zombies by it.
     pub instance: Option<String>,
-    /// Worker threads of each stage; absent: as many as [`super::Workers::DEFAULT`] says.
+    /// Worker threads of each stage; absent: see `Workers::unless_told`.
     pub workers: Option<u32>,
     pub fence: Option<FenceLevel>,
     /// Address of the HTTP server, or `off`.
