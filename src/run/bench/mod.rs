@@ -318,7 +318,12 @@ fn stage(config: &Config, verb: Verb, stage: &'static str, group: &str, topic: &
         }
         let taken = stretch.taken();
         let mut report = Report::new(stage, wanted, taken);
-        report.fence_wait_share = Some((service.fence_wait_seconds() - fenced_before) / taken.elapsed.as_secs_f64());
+        let workers = match verb {
+            Verb::Detect => config.workers.detect,
+            Verb::Filter | Verb::Run => config.workers.filter,
+        };
+        let waited = service.fence_wait_seconds() - fenced_before;
+        report.fence_wait_share = Some(waited / (taken.elapsed.as_secs_f64() * f64::from(workers)));
         Ok(report)
     };
     let report = waited();

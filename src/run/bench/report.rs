@@ -23,7 +23,7 @@ pub struct Report {
     pub p99_ms: Option<f64>,
     /// This rate over that of the bare copy of the same run.
     pub ratio_to_copy: Option<f64>,
-    /// Share of the wall time in which workers did nothing but wait for the fence.
+    /// Share of the wall time in which a worker did nothing but wait for the fence, on average.
     pub fence_wait_share: Option<f64>,
 }
 
