@@ -3,7 +3,7 @@
 use parking_lot::{Condvar, Mutex};
 use std::time::Instant;
 
-/// A place where so many threads wait for each other, once.
+/// A place where so many threads wait for each other, once: a barrier that nobody waits at for ever.
 pub struct Gathering {
     missing: Mutex<u32>,
     all: Condvar,
@@ -33,8 +33,11 @@ mod tests {
     use std::thread;
     use std::time::Duration;
 
-    fn late() -> Instant {
-        Instant::now() + Duration::from_secs(60)
+    /// Comes, and must not wait in vain.
+    fn come(gathering: &Gathering) {
+        let late = Instant::now() + Duration::from_secs(30);
+        gathering.come(late);
+        assert!(Instant::now() < late, "somebody was still waited for");
     }
 
     #[test]
@@ -46,13 +49,13 @@ mod tests {
                 scope.spawn(move || {
                     thread::sleep(Duration::from_millis(number * 20));
                     came.fetch_add(1, Ordering::SeqCst);
-                    gathering.come(late());
+                    come(gathering);
                     assert_eq!(came.load(Ordering::SeqCst), 3);
                 });
             }
         });
         // A second time there is nobody to wait for.
-        gathering.come(late());
+        come(&gathering);
     }
 
     #[test]

@@ -236,7 +236,7 @@ fn start(
     if verb.filters() && !of_kind(true).is_empty() {
         // One-time passwords wait for nothing: no consent concerns them, so no view is needed.
         let (team, pace) = (Team::new(parts.config.workers.filter, group), Pace { fencing: Fencing::Never, ..PACE });
-        for worker in team.numbers() {
+        for worker in 0..team.workers {
             start_worker(parts, threads, &layout, &team, format!("exempt-{worker}"), of_kind(true), pace, filter(None, None))?;
         }
     }
@@ -257,7 +257,7 @@ fn start(
         overdue::start(parts.config.clone(), parts.view.clone(), parts.metrics.clone(), parts.stop.clone())
             .map_err(|error| Failure::Failed(format!("no thread: {error}")))?;
         let team = Team::new(parts.config.workers.detect, &parts.config.detect_group);
-        for worker in team.numbers() {
+        for worker in 0..team.workers {
             let rules = detect::rules_of(&parts.config, parts.lexicon.clone(), parts.lexicons.clone());
             let fence = fence(parts, FenceLevel::OptOuts)?;
             let (config, metrics) = (parts.config.clone(), parts.metrics.clone());
@@ -269,7 +269,7 @@ fn start(
     }
     if verb.filters() && !of_kind(false).is_empty() {
         let team = Team::new(parts.config.workers.filter, group);
-        for worker in team.numbers() {
+        for worker in 0..team.workers {
             let of_guidance = guidance.as_ref().map(|shared| GuidanceFence::new(parts.config.clone(), shared.clone())).transpose()?;
             let stage = filter(Some(fence(parts, parts.config.fence)?), of_guidance);
             start_worker(parts, threads, &layout, &team, worker.to_string(), of_kind(false), PACE, stage)?;
@@ -288,10 +288,6 @@ struct Team<'g> {
 impl<'g> Team<'g> {
     fn new(workers: u32, group: &'g str) -> Self {
         Self { workers, group, gathering: Arc::new(Gathering::of(workers)) }
-    }
-
-    fn numbers(&self) -> std::ops::Range<u32> {
-        0..self.workers
     }
 }
 
