@@ -157,17 +157,19 @@ impl Follow {
             Some((beginnings, offsets.ends(&topic, partitions, QUERY_TIMEOUT).ok()?))
         });
         let Some((beginnings, ends)) = bounds else { return Ok(None) };
-        let From { positions: from, mut marks, mut unreadable } = self.resume(beginnings.as_slice(), ends.as_slice(), why);
-        let total: u64 = ends.as_slice().iter().zip(&from).map(|(end, from)| end.saturating_sub(*from)).sum();
-        let mut follower = Follower::new(&self.config.connection, &self.config.filter_group, &topic, &from)?;
+        let mut from = self.resume(beginnings.as_slice(), ends.as_slice(), why);
+        let total: u64 = ends.as_slice().iter().zip(&from.positions).map(|(end, from)| end.saturating_sub(*from)).sum();
+        let mut follower = Follower::new(&self.config.connection, &self.config.filter_group, &topic, &from.positions)?;
         let mut reader = Reader::new(self.view.print_key(), &self.config.businesses);
-        self.view.publish(&from);
+        self.view.publish(&from.positions);
         // A shard that is filled by a snapshot would grow to twice its size for a few records.
         let many = total > self.view.read().set().len() as u64 / 4;
         self.view.apply(|view| view.expect_many(many.then_some(total as usize)));
-        if let Some(again) = self.restore(&mut follower, &mut reader, &mut marks, &mut unreadable, ends.as_slice(), many)? {
+        let looked = || self.look(offsets, known.as_ref());
+        if let Some(again) = self.restore(&mut follower, &mut reader, &mut from, ends.as_slice(), many, looked)? {
             return Ok(Some(again));
         }
+        let From { mut marks, mut unreadable, .. } = from;
         if self.stop.is_asked() {
             return Ok(None);
         }
@@ -213,20 +215,22 @@ impl Follow {
 
     /// Reads up to `ends` while a second thread applies what was read: each takes about half of the time. Where there are
     /// `many`, the set is told how many entries are still to come, as well as that is known by then: compaction has taken
-    /// records, and others are of people who are known already.
+    /// records, and others are of people who are known already. `look` tells whether the topic is another one by now: its end
+    /// might never be reached then.
     fn restore(
         &self,
         follower: &mut Follower,
         reader: &mut Reader<'_>,
-        marks: &mut Marks,
-        unreadable: &mut BTreeSet<Position>,
+        from: &mut From,
         ends: &[u64],
         many: bool,
+        look: impl Fn() -> Option<Again>,
     ) -> Result<Option<Again>, EdgeError> {
+        let From { marks, unreadable, .. } = from;
         let left = |positions: &[u64]| -> u64 { ends.iter().zip(positions).map(|(end, at)| end.saturating_sub(*at)).sum() };
         let total = left(follower.positions());
         let bar = progress::bar("restoring", Some(total));
-        let mut told = Instant::now();
+        let (mut told, mut looked) = (Instant::now(), Instant::now());
         thread::scope(|scope| {
             let (portions, read_before) = mpsc::sync_channel::<Portion>(PORTIONS);
             let applying = scope.spawn(move || {
@@ -250,6 +254,12 @@ impl Follow {
                 })?;
                 if turn.is_some() || self.view.went_back() {
                     return Ok(turn.or(Some(Again::Restore(WENT_BACK))));
+                }
+                if looked.elapsed() >= LOOK_EVERY {
+                    looked = Instant::now();
+                    if let Some(again) = look() {
+                        return Ok(Some(again));
+                    }
                 }
                 let portion = Portion { changes, unmet: reader.unmet(), positions: follower.positions().to_vec() };
                 if portions.send(portion).is_err() {

@@ -320,6 +320,28 @@ fn a_recreated_opt_outs_topic_is_restored_again() {
 }
 
 #[test]
+fn an_opt_outs_topic_that_is_recreated_while_it_is_restored_is_restored_again() {
+    let Some(broker) = Broker::shared() else { return };
+    let world = World::new(broker, "restore-recreated");
+    world.opts_out(&phone(1));
+    // Nobody can read past an open transaction: the restore goes on for as long as it is open.
+    let writer = world.kafka.transactional(&broker.unique("third-party"));
+    writer.begin();
+    writer.send(&world.names.opt_outs, world.consent_record("ext:somebody", "marketing", OPTED_OUT, now_ms()));
+    let mut service = world.serving("filter", "a").spawn();
+    service.unready(|body| body.contains("restoring"));
+    world.kafka.delete(&world.names.opt_outs);
+    world.kafka.create_with(&world.names.opt_outs, world.layout.opt_outs, &world.layout.opt_outs_settings);
+    world.opts_out(&phone(100));
+    service.ready();
+    let outcomes = world.outcomes();
+    world.asks("known", &phone(100));
+    world.asks("forgotten", &phone(1));
+    outcomes.await_suppressed("known");
+    outcomes.await_allowed("forgotten");
+}
+
+#[test]
 fn a_topic_of_exempt_sends_does_not_wait_for_a_closed_fence() {
     let Some(broker) = Broker::shared() else { return };
     let world = World::new(broker, "exempt-only");
