@@ -34,17 +34,17 @@ struct Digits {
 
 /// One numbering plan with two spellings of one subscriber.
 struct CanonicalRule {
-    country_code: &'static [u8],
+    country_code: [u8; 2],
     fold: fn(&mut Digits),
 }
 
 const CANONICAL_RULES: &[CanonicalRule] = &[
     // Brazil put a 9 before mobile numbers (2012 to 2016); WhatsApp ids of some area codes still lack it.
-    CanonicalRule { country_code: b"55", fold: add_brazilian_ninth_digit },
+    CanonicalRule { country_code: *b"55", fold: add_brazilian_ninth_digit },
     // Mexico dropped the 1 between country code and mobile number in 2019; WhatsApp ids may keep it.
-    CanonicalRule { country_code: b"52", fold: drop_mexican_mobile_one },
+    CanonicalRule { country_code: *b"52", fold: drop_mexican_mobile_one },
     // Argentina writes mobiles with a 9 after the country code, or with a 15 after the area code.
-    CanonicalRule { country_code: b"54", fold: drop_argentinian_mobile_prefix },
+    CanonicalRule { country_code: *b"54", fold: drop_argentinian_mobile_prefix },
 ];
 
 impl Phone {
@@ -89,7 +89,7 @@ impl Phone {
         }
         let mut digits = spelt;
         for rule in CANONICAL_RULES {
-            if spelt.as_bytes().starts_with(rule.country_code) {
+            if spelt.as_bytes().starts_with(&rule.country_code) {
                 (rule.fold)(&mut digits);
             }
         }
