@@ -6,6 +6,12 @@ use std::sync::Arc;
 /// A topic's name, shared by all records of the topic.
 pub type TopicName = Arc<str>;
 
+/// Whether two names are the same. A topic's name is one that all share, as a rule, and then no letter is looked at.
+#[inline]
+pub fn is_same_topic(one: &TopicName, other: &TopicName) -> bool {
+    Arc::ptr_eq(one, other) || one == other
+}
+
 /// One partition of one topic.
 pub type TopicPartition = (TopicName, u32);
 

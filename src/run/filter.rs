@@ -6,7 +6,7 @@ use super::layout::Layout;
 use super::outcome::{DeadLetters, headers_size};
 use super::view::{Passed, SharedView};
 use super::worker::{Batch, Incoming, Stage};
-use crate::config::{Config, Evidence};
+use crate::config::{Config, Evidence, SendsOutput};
 use crate::domain::decide::Decision;
 use crate::domain::guidance::{RecipientPrint, Seen};
 use crate::domain::time::Timestamp;
@@ -15,7 +15,7 @@ use crate::kafka::EdgeError;
 use crate::kafka::group::Received;
 use crate::kafka::producer::TransactionalProducer;
 use crate::metrics::{DecisionReason, Due, Metrics, StageOutcome, StageReason};
-use crate::record::{Produce, TopicPartition};
+use crate::record::{Produce, TopicName, TopicPartition, is_same_topic};
 use crate::stage::filter::{
     DecidedAt, Filter, FilterRules, GUIDANCE_HEADER, Outcome, Prepared, Tally, allowed_header, as_of_text, block, suppressed_headers,
 };
@@ -49,9 +49,25 @@ pub struct FilterStage {
     view: Arc<SharedView>,
     layout: Arc<Layout>,
     config: Arc<Config>,
+    /// One for each sends topic.
+    routes: Vec<Route>,
     rules_version: String,
     metrics: Arc<Metrics>,
     guidance: Option<Guidance>,
+}
+
+/// Where the sends of a topic go.
+struct Route {
+    input: TopicName,
+    allowed: Outlet,
+    suppressed: Outlet,
+}
+
+/// A topic that sends are passed on to.
+struct Outlet {
+    topic: TopicName,
+    /// The most bytes of a record that fits it.
+    room: u64,
 }
 
 /// What a worker needs to tell which sends must say how to opt out.
@@ -96,7 +112,14 @@ impl FilterStage {
             seen: HashMap::new(),
             up_to: HashMap::new(),
         });
-        Self { filter, fence, passed: None, view, layout, config, rules_version, metrics, guidance }
+        let outlet = |topic: &TopicName| Outlet { topic: topic.clone(), room: layout.room(topic) };
+        let route = |sends: &SendsOutput| Route {
+            input: sends.input.name.clone(),
+            allowed: outlet(&sends.allowed),
+            suppressed: outlet(&sends.suppressed),
+        };
+        let routes = config.sends.iter().map(route).collect();
+        Self { filter, fence, passed: None, view, layout, config, routes, rules_version, metrics, guidance }
     }
 
     fn count(&self, runs: &[Run], unknown_business: u64) {
@@ -218,7 +241,7 @@ impl Stage for FilterStage {
         let dead_letters = DeadLetters { layout: &self.layout, topic: &self.config.topics.dead_letters, stage: Self::NAME };
         for (number, (incoming, outcome)) in batch.records.into_iter().zip(outcomes).enumerate() {
             let Incoming { received, read: Ready { size, prepared } } = &incoming;
-            let Some(outputs) = self.config.sends.iter().find(|sends| sends.input.name == *received.topic()) else {
+            let Some(route) = self.routes.iter().find(|route| is_same_topic(&route.input, received.topic())) else {
                 unreachable!("a worker receives only the topics it subscribed to");
             };
             let source = || received.record(&[]).coordinates();
@@ -232,22 +255,21 @@ impl Stage for FilterStage {
                 None
             };
             let occasion = guided.as_ref().and_then(|guided| guided.occasion);
-            let (topic, headers) = match outcome {
+            let (outlet, headers) = match outcome {
                 Outcome::Decided(Decision::Allowed(reason)) => {
                     let wanted = self.config.evidence == Evidence::Headers;
                     let header = wanted.then(|| allowed_header(reason, &source(), &as_of_shown, &self.rules_version));
                     let guidance = occasion.map(|occasion| (GUIDANCE_HEADER, occasion.as_str().to_owned()));
-                    (Some(&outputs.allowed), header.into_iter().chain(guidance).collect())
+                    (Some(&route.allowed), header.into_iter().chain(guidance).collect())
                 }
                 Outcome::Decided(Decision::Suppressed { reason, cause }) => {
-                    (Some(&outputs.suppressed), suppressed_headers(reason, cause, &source(), &as_of_shown, &self.rules_version))
+                    (Some(&route.suppressed), suppressed_headers(reason, cause, &source(), &as_of_shown, &self.rules_version))
                 }
                 Outcome::DeadLetter(_) => (None, Vec::new()),
             };
-            let fits = |topic| self.layout.fits(topic, size + headers_size(&headers));
-            let ended = match (topic, outcome) {
-                (Some(topic), _) if fits(topic) => {
-                    transaction.forward(received, topic, received.partition(), &headers)?;
+            let ended = match (outlet, outcome) {
+                (Some(outlet), _) if size + headers_size(&headers) <= outlet.room => {
+                    transaction.forward(received, &outlet.topic, received.partition(), &headers)?;
                     outcome
                 }
                 (Some(_), _) => Outcome::DeadLetter(DecodeError::TooLarge),
@@ -271,7 +293,7 @@ impl Stage for FilterStage {
                     guidance.seen.insert(recipient.print, guided.after);
                 }
             }
-            let is_of = |run: &Run| run.partition.1 == received.partition() && run.partition.0 == *received.topic();
+            let is_of = |run: &Run| run.partition.1 == received.partition() && is_same_topic(&run.partition.0, received.topic());
             let place = runs.iter().rposition(is_of).unwrap_or_else(|| {
                 let partition = (received.topic().clone(), received.partition());
                 runs.push(Run { partition, tally: Tally::default(), end: 0, expired: false });

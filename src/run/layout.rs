@@ -100,10 +100,10 @@ impl Layout {
         partition_for(key, self.partitions(topic))
     }
 
-    /// Whether a record of so many bytes (key, value, headers) fits the topic.
-    pub fn fits(&self, topic: &TopicName, bytes: u64) -> bool {
+    /// The most bytes (key, value, headers) of a record that fits the topic.
+    pub fn room(&self, topic: &TopicName) -> u64 {
         let max = self.topics.get(topic).map_or(DEFAULT_MAX_RECORD_BYTES, |layout| layout.max_record_bytes);
-        bytes + RECORD_OVERHEAD_BYTES <= max
+        max.saturating_sub(RECORD_OVERHEAD_BYTES)
     }
 
     /// What the clients must let through, and how much they may put together.
@@ -198,8 +198,7 @@ mod tests {
         let topic: TopicName = "t".into();
         let topics = [(topic.clone(), TopicLayout { partitions: 3, max_record_bytes: 1000 })].into();
         let layout = Layout { topics, tombstones_ms: 0 };
-        assert!(layout.fits(&topic, 872));
-        assert!(!layout.fits(&topic, 873));
+        assert_eq!(layout.room(&topic), 872);
         assert_eq!(layout.partitions(&topic), 3);
     }
 }

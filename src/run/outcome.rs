@@ -34,7 +34,7 @@ impl DeadLetters<'_> {
         headers.extend(index.map(|index| ("stopgate-index", index.to_string())));
         let partition = received.partition() % self.layout.partitions(self.topic);
         let bytes = record.size() + headers_size(&headers);
-        if self.layout.fits(self.topic, bytes) {
+        if bytes <= self.layout.room(self.topic) {
             return transaction.forward(received, self.topic, partition, &headers);
         }
         // Too large even for here: coordinates, size and hash stand for the value, which goes on lying where it was.

@@ -10,7 +10,7 @@ use crate::kafka::offsets::OffsetsClient;
 use crate::kafka::producer::{Limits, TransactionalProducer};
 use crate::kafka::{Connection, EdgeError};
 use crate::metrics::{self, Metrics};
-use crate::record::{TopicName, TopicPartition};
+use crate::record::{TopicName, TopicPartition, is_same_topic};
 use crate::stage::worker::{Fencing, Pace, Step, Trouble, Worker};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -638,7 +638,7 @@ fn ends_of<R>(records: &[Incoming<'_, R>]) -> BTreeMap<TopicPartition, u64> {
     let mut ends: Vec<(&TopicName, u32, u64)> = Vec::new();
     for Incoming { received, .. } in records {
         let after = received.offset() + 1;
-        match ends.iter_mut().rev().find(|(topic, partition, _)| *partition == received.partition() && *topic == received.topic()) {
+        match ends.iter_mut().rev().find(|(topic, partition, _)| *partition == received.partition() && is_same_topic(topic, received.topic())) {
             Some((_, _, end)) => *end = after.max(*end),
             None => ends.push((received.topic(), received.partition(), after)),
         }

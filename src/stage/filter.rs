@@ -12,9 +12,9 @@ use crate::domain::identity::{Identity, IdentityKey};
 use crate::domain::key::{Channel, ConsentKey, Subject};
 use crate::domain::rules::RuleBook;
 use crate::domain::send::Categories;
-use crate::domain::suppression::{PersonPrint, PrintKey};
+use crate::domain::suppression::{BusinessPrints, PersonPrint, PrintKey};
 use crate::domain::time::Timestamp;
-use crate::record::{Coordinates, Record, TopicName, TopicPartition};
+use crate::record::{Coordinates, Record, TopicName, TopicPartition, is_same_topic};
 use crate::wire::DecodeError;
 use crate::wire::proto;
 use crate::wire::send::SendDecoder;
@@ -118,6 +118,8 @@ impl Persons {
 #[derive(Debug)]
 pub struct Asked {
     business: Box<str>,
+    /// Fingerprints of its recipients.
+    persons: BusinessPrints,
     channel: Channel,
     program: Option<Box<str>>,
     exempt: bool,
@@ -149,7 +151,7 @@ impl Filter {
 
     /// Reads a record.
     pub fn prepare(&mut self, record: &Record<'_>) -> Prepared {
-        let Some(topic) = self.rules.topics.iter().find(|topic| topic.name == *record.topic) else {
+        let Some(topic) = self.rules.topics.iter().find(|topic| is_same_topic(&topic.name, record.topic)) else {
             return Prepared::DeadLetter(DecodeError::UnknownShape);
         };
         let send = match topic.decoder.decode(record) {
@@ -164,11 +166,6 @@ impl Filter {
             Ok(business) => business,
             Err(UnknownBusiness::NotNamed) => return Prepared::DeadLetter(DecodeError::NoBusiness),
             Err(UnknownBusiness::NotListed) => return Prepared::DeadLetter(DecodeError::UnlistedBusiness),
-        };
-        let mut persons = send.to.iter().map(|identity| self.prints.person(business, identity));
-        let persons = match (persons.next(), persons.len()) {
-            (Some(one), 0) => Persons::One(one),
-            (first, _) => Persons::Several(first.into_iter().chain(persons).collect()),
         };
         let channel = send.channel.as_ref().unwrap_or(&self.rules.default_channel);
         let program = send.program.as_deref().filter(|_| !exempt);
@@ -186,8 +183,9 @@ impl Filter {
                             true => Question::exempt(self.prints, channel),
                             false => Question::marketing(self.prints, channel, program),
                         };
+                        let persons = self.prints.of_business(business);
                         let (channel, program) = (channel.clone(), program.map(Into::into));
-                        let asked = Arc::new(Asked { business: business.into(), channel, program, exempt, question });
+                        let asked = Arc::new(Asked { business: business.into(), persons, channel, program, exempt, question });
                         self.keep(hash, asked.clone());
                         asked
                     }
@@ -195,6 +193,11 @@ impl Filter {
                 self.last = Some(asked.clone());
                 asked
             }
+        };
+        let mut persons = send.to.iter().map(|identity| asked.persons.person(identity));
+        let persons = match (persons.next(), persons.len()) {
+            (Some(one), 0) => Persons::One(one),
+            (first, _) => Persons::Several(first.into_iter().chain(persons).collect()),
         };
         let recipients = match self.rules.guidance.filter(|_| !exempt) {
             None => Box::default(),
@@ -210,7 +213,7 @@ impl Filter {
     }
 
     fn recipient(&self, rules: GuidanceRules, asked: &Asked, identity: &Identity) -> Recipient {
-        let print = RecipientPrint::new(self.prints, self.prints.person(&asked.business, identity), &asked.channel);
+        let print = RecipientPrint::new(self.prints, asked.persons.person(identity), &asked.channel);
         let identity = rules.hashed.map_or_else(|| identity.clone(), |key| key.hash(identity));
         let key = ConsentKey { business: asked.business.clone(), channel: asked.channel.clone(), identity, subject: Subject::Marketing };
         Recipient { print, key }

@@ -24,7 +24,7 @@ mod shape;
 mod shard;
 mod stretches;
 
-pub use print::{PersonPrint, PrintKey, SlotPrint};
+pub use print::{BusinessPrints, PersonPrint, PrintKey, SlotPrint};
 
 use super::consent::{Act, ConsentState, Position, Source};
 use super::key::ConsentKey;

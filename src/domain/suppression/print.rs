@@ -71,30 +71,28 @@ impl PrintKey {
         })
     }
 
+    /// Fingerprints of persons at one business: what they have in common is hashed once.
+    pub fn of_business(&self, business: &str) -> BusinessPrints {
+        let begun = self.begun(business);
+        BusinessPrints { begun, phones: of_kind(begun, PHONE), identities: self.identities }
+    }
+
     /// The fingerprint of one person at one business.
     pub fn person(&self, business: &str, identity: &Identity) -> PersonPrint {
-        if let Some(key) = self.identities
-            && !matches!(identity, Identity::Hash(_))
-        {
-            return self.person_of(business, "hash", &key.digest(identity));
-        }
-        let value = match identity {
-            Identity::Phone(phone) => phone.digits(),
-            Identity::Bsuid(value) | Identity::Email(value) | Identity::Ext(value) | Identity::Hash(value) => value.as_bytes(),
-        };
-        self.person_of(business, identity.kind(), value)
+        self.of_business(business).person(identity)
     }
 
     /// The same of an identity's parts: its kind, and its canonical value (of a phone the digits alone).
     pub fn person_of(&self, business: &str, kind: &str, value: &[u8]) -> PersonPrint {
+        ended(of_kind(self.begun(business), kind), value)
+    }
+
+    fn begun(&self, business: &str) -> SipHasher13 {
         let mut hasher = self.hasher();
         hasher.write(b"p");
         hasher.write(business.as_bytes());
-        hasher.write(&[0xff]); // no UTF-8 text holds this byte: parts cannot run into one another
-        hasher.write(kind.as_bytes());
-        hasher.write(&[0xff]);
-        hasher.write(value);
-        PersonPrint(hasher.finish())
+        hasher.write(&[SEPARATOR]);
+        hasher
     }
 
     /// The fingerprint of what an act or a send is about.
@@ -102,14 +100,14 @@ impl PrintKey {
         let mut hasher = self.hasher();
         hasher.write(b"s");
         hasher.write(channel.as_str().as_bytes());
-        hasher.write(&[0xff]);
+        hasher.write(&[SEPARATOR]);
         match subject {
             Subject::Marketing => hasher.write(b"marketing"),
             Subject::All => hasher.write(b"all"),
             Subject::Review => hasher.write(b"review"),
             Subject::Program(id) => {
                 hasher.write(b"program");
-                hasher.write(&[0xff]);
+                hasher.write(&[SEPARATOR]);
                 hasher.write(id.as_bytes());
             }
         }
@@ -118,5 +116,79 @@ impl PrintKey {
 
     fn hasher(&self) -> SipHasher13 {
         SipHasher13::new_with_keys(self.secret.0, self.secret.1)
+    }
+}
+
+/// The kind of identity that most persons are known by.
+const PHONE: &str = "phone";
+
+/// Stands behind each part that is hashed: no UTF-8 text holds this byte, so that parts cannot run into one another.
+const SEPARATOR: u8 = 0xff;
+
+/// Fingerprints of persons at one business.
+#[derive(Clone)]
+pub struct BusinessPrints {
+    /// What all of them begin with.
+    begun: SipHasher13,
+    /// What those of phones begin with: most persons are one.
+    phones: SipHasher13,
+    identities: Option<IdentityKey>,
+}
+
+impl BusinessPrints {
+    /// The fingerprint of one person.
+    #[inline]
+    pub fn person(&self, identity: &Identity) -> PersonPrint {
+        if let Some(key) = self.identities
+            && !matches!(identity, Identity::Hash(_))
+        {
+            return ended(of_kind(self.begun, "hash"), &key.digest(identity));
+        }
+        match identity {
+            Identity::Phone(phone) => ended(self.phones, phone.digits()),
+            Identity::Bsuid(value) | Identity::Email(value) | Identity::Ext(value) | Identity::Hash(value) => {
+                ended(of_kind(self.begun, identity.kind()), value.as_bytes())
+            }
+        }
+    }
+}
+
+fn of_kind(mut begun: SipHasher13, kind: &str) -> SipHasher13 {
+    begun.write(kind.as_bytes());
+    begun.write(&[SEPARATOR]);
+    begun
+}
+
+fn ended(mut begun: SipHasher13, value: &[u8]) -> PersonPrint {
+    begun.write(value);
+    PersonPrint(begun.finish())
+}
+
+impl std::fmt::Debug for BusinessPrints {
+    /// The state of a keyed hash is a secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("BusinessPrints(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_person_is_the_same_by_the_whole_identity_and_by_its_parts() {
+        let prints = PrintKey::new(3, 4);
+        for (text, kind, value) in [
+            ("phone:+12025550143", "phone", "12025550143"),
+            ("bsuid:US.7001", "bsuid", "US.7001"),
+            ("email:ada@example.com", "email", "ada@example.com"),
+            ("ext:7", "ext", "7"),
+        ] {
+            let identity = Identity::parse(text).expect("an identity");
+            let of_parts = prints.person_of("acme", kind, value.as_bytes());
+            assert_eq!(prints.person("acme", &identity), of_parts, "{text}");
+            assert_eq!(prints.of_business("acme").person(&identity), of_parts, "{text}");
+            assert_ne!(prints.of_business("acm").person(&identity), of_parts, "{text}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! and looks it up for every record.
 
 use super::consume::Consumed;
-use crate::record::TopicName;
+use crate::record::{TopicName, is_same_topic};
 use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka_sys as sys;
@@ -53,7 +53,7 @@ impl<C: ProducerContext<DeliveryOpaque = ()> + 'static> HandleProducer<C> {
     /// Hands a record to the client. `headers` are taken over if that succeeds, and left where they are if not.
     pub(crate) fn produce(&self, topic: &TopicName, record: &NewRecord<'_>, headers: &mut Option<NewHeaders>) -> Result<(), RDKafkaErrorCode> {
         let mut handles = self.handles.borrow_mut();
-        let known = handles.iter().position(|(name, _)| Arc::ptr_eq(name, topic) || name == topic);
+        let known = handles.iter().position(|(name, _)| is_same_topic(name, topic));
         let place = match known {
             Some(place) => place,
             None => {
