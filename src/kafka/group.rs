@@ -371,8 +371,13 @@ impl GroupConsumer {
         self.consumer().resume(&invalid(partitions)?).map_err(EdgeError::from_kafka)
     }
 
-    /// Waits until the group's coordinator has answered a question, or until the deadline: to join takes one request from then on.
-    pub fn find_coordinator(&self, deadline: Instant) {
+    /// Waits until the group's coordinator has answered a question and the topics are known, or until the deadline: to join takes one
+    /// request from then on.
+    pub fn prepare_to_join(&self, deadline: Instant) {
+        for topic in &self.topics {
+            // That it is not known is met, and told, by whoever reads it.
+            drop(self.consumer().fetch_metadata(Some(topic), deadline.saturating_duration_since(Instant::now())));
+        }
         let any: Vec<TopicPartition> = self.topics.iter().take(1).map(|topic| (topic.clone(), 0)).collect();
         let mut patience = ASK_AGAIN;
         // The client may overlook that the coordinator was found, until it is asked again.

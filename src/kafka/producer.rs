@@ -3,7 +3,7 @@
 //! An open transaction hides all that was written above it from `read_committed` readers, so consent records are never
 //! written in one: the fence would have to wait for it.
 
-use super::ffi::produce::{HandleProducer, NewHeaders as HeaderList, NewRecord};
+use super::ffi::produce::{HandleProducer, NewHeaders as HeaderList, NewRecord, ask_for_brokers};
 use super::group::{GroupConsumer, Received, list};
 use super::{Connection, EdgeError};
 use crate::record::{Produce, TopicName, TopicPartition};
@@ -33,8 +33,8 @@ const SERVE_ASIDE: Duration = Duration::from_millis(1);
 const FLUSH: Duration = Duration::from_millis(1);
 const QUIET: Duration = Duration::from_millis(2);
 const MOST_QUIET: Duration = Duration::from_millis(8);
-/// How long a new producer waits to hear of the cluster before it looks for its coordinator.
-const CLUSTER_KNOWN: Duration = Duration::from_millis(500);
+/// How long a new producer waits to hear of the brokers before it looks for its coordinator.
+const BROKERS_KNOWN: Duration = Duration::from_millis(500);
 /// How long room in a full queue is waited for before it is tried again.
 const FULL_STEP: Duration = Duration::from_secs(1);
 
@@ -110,9 +110,9 @@ impl TransactionalProducer {
         let defaults = [("linger.ms", "5000"), ("queue.buffering.max.messages", "100000"), ("queue.buffering.max.kbytes", "65536")];
         connection.set_defaults(&mut config, &defaults);
         let producer: BaseProducer<TransactionContext> = config.create_with_context(TransactionContext).map_err(EdgeError::from_kafka)?;
-        // The client asks for its coordinator and for the cluster at once. Where it hears of the coordinator first, it does not know that
+        // The client asks for its coordinator and for the brokers at once. Where it hears of the coordinator first, it does not know that
         // broker yet (`rd_kafka_txn_handle_FindCoordinator` of librdkafka 2.12.1) and asks again half a second later.
-        producer.client().fetch_cluster_id(timeout.min(CLUSTER_KNOWN));
+        ask_for_brokers(&producer, timeout.min(BROKERS_KNOWN));
         producer.init_transactions(timeout).map_err(EdgeError::from_kafka)?;
         Ok(Self { writer: HandleProducer::new(producer) })
     }

@@ -147,7 +147,7 @@ impl Setup {
         // Who joins alone gets all partitions, and gives half of them away at once: by brokers that wait for nobody else, a group
         // is made of those whose requests lie side by side.
         let deadline = Instant::now() + TOGETHER;
-        group.find_coordinator(deadline);
+        group.prepare_to_join(deadline);
         self.gathering.come(deadline);
         group.join()?;
         let mut thread = Thread {

@@ -69,6 +69,20 @@ impl<C: ProducerContext<DeliveryOpaque = ()> + 'static> HandleProducer<C> {
     }
 }
 
+/// Asks any broker for the brokers, and waits at most `wait` for the answer: the client knows them then. It asks by itself too,
+/// but nobody can wait for that: `rd_kafka_clusterid` sleeps on if the answer arrives before it begins to.
+pub(crate) fn ask_for_brokers<C: ProducerContext>(producer: &BaseProducer<C>, wait: Duration) {
+    let wait_ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
+    let mut metadata: *const sys::rd_kafka_metadata = ptr::null();
+    // SAFETY: the client is valid, no topic is named, and where the call succeeds it has left what is ours to give back.
+    unsafe {
+        let error = sys::rd_kafka_metadata(producer.client().native_ptr(), 0, ptr::null_mut(), &raw mut metadata, wait_ms);
+        if error == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+            sys::rd_kafka_metadata_destroy(metadata);
+        }
+    }
+}
+
 /// A list of headers to be written.
 pub(crate) struct NewHeaders(NonNull<sys::rd_kafka_headers_t>);
 
