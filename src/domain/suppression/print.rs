@@ -5,6 +5,12 @@ use crate::domain::key::{Channel, ConsentKey, Subject};
 use siphasher::sip::SipHasher13;
 use std::hash::Hasher;
 
+/// The kind of identity that most persons are known by.
+const PHONE: &str = "phone";
+
+/// Stands behind each part that is hashed: no UTF-8 text holds this byte, so that parts cannot run into one another.
+const SEPARATOR: u8 = 0xff;
+
 /// The secret under which fingerprints are made, so that nobody can craft an address that collides with another. Random
 /// per process or taken over with a snapshot; a fixed one makes tests repeatable.
 ///
@@ -118,12 +124,6 @@ impl PrintKey {
         SipHasher13::new_with_keys(self.secret.0, self.secret.1)
     }
 }
-
-/// The kind of identity that most persons are known by.
-const PHONE: &str = "phone";
-
-/// Stands behind each part that is hashed: no UTF-8 text holds this byte, so that parts cannot run into one another.
-const SEPARATOR: u8 = 0xff;
 
 /// Fingerprints of persons at one business.
 #[derive(Clone)]
