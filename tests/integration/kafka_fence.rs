@@ -323,11 +323,15 @@ fn a_recreated_opt_outs_topic_is_restored_again() {
 fn an_opt_outs_topic_that_is_recreated_while_it_is_restored_is_restored_again() {
     let Some(broker) = Broker::shared() else { return };
     let world = World::new(broker, "restore-recreated");
-    world.opts_out(&phone(1));
-    // Nobody can read past an open transaction: the restore goes on for as long as it is open.
+    // Nobody can read past an open transaction: the restore goes on for as long as it is open. It stands at the beginning of every
+    // partition, where the log that follows begins too; that one ends long before.
     let writer = world.kafka.transactional(&broker.unique("third-party"));
     writer.begin();
-    writer.send(&world.names.opt_outs, world.consent_record("ext:somebody", "marketing", OPTED_OUT, now_ms()));
+    for partition in 0..world.layout.opt_outs {
+        for _ in 0..50 {
+            writer.send(&world.names.opt_outs, world.consent_record("ext:somebody", "marketing", OPTED_OUT, now_ms()).to(partition));
+        }
+    }
     let mut service = world.serving("filter", "a").spawn();
     service.unready(|body| body.contains("restoring"));
     world.kafka.delete(&world.names.opt_outs);
@@ -336,9 +340,7 @@ fn an_opt_outs_topic_that_is_recreated_while_it_is_restored_is_restored_again() 
     service.ready();
     let outcomes = world.outcomes();
     world.asks("known", &phone(100));
-    world.asks("forgotten", &phone(1));
     outcomes.await_suppressed("known");
-    outcomes.await_allowed("forgotten");
 }
 
 #[test]
