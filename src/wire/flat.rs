@@ -17,10 +17,10 @@
 
 use wide::u8x16;
 
-/// A value of a flat object.
+/// A value of a flat object, its text as `T`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Plain<'a> {
-    Text(&'a str),
+pub(super) enum Plain<T> {
+    Text(T),
     Integer(i64),
     Bool(bool),
     Null,
@@ -62,7 +62,7 @@ impl Keys {
     /// Hands every wanted field of a flat object to `each` by its slot, in order. `None`: not of the plain form; what was
     /// handed over by then counts for nothing.
     #[inline]
-    pub(super) fn read<'a>(&self, json: &'a [u8], mut each: impl FnMut(usize, Plain<'a>)) -> Option<()> {
+    pub(super) fn read<'a>(&self, json: &'a [u8], mut each: impl FnMut(usize, Plain<&'a str>)) -> Option<()> {
         let mut reader = Reader { text: std::str::from_utf8(json).ok()?, bytes: json, at: 0, quotes: Quotes::new(json)? };
         reader.skip_spaces();
         reader.take(b'{')?;
@@ -112,17 +112,10 @@ struct Span {
     to: usize,
 }
 
-/// A value that may not be wanted.
-enum Value {
-    Text(Span),
-    Integer(i64),
-    Bool(bool),
-    Null,
-}
-
-impl Value {
+impl Plain<Span> {
+    /// The same with its text. Most values are not wanted, and need none.
     #[inline]
-    fn of(self, text: &str) -> Option<Plain<'_>> {
+    fn of(self, text: &str) -> Option<Plain<&str>> {
         Some(match self {
             Self::Text(Span { from, to }) => Plain::Text(text.get(from..to)?),
             Self::Integer(number) => Plain::Integer(number),
@@ -188,18 +181,18 @@ impl<'a> Reader<'a> {
     }
 
     #[inline]
-    fn value(&mut self) -> Option<Value> {
+    fn value(&mut self) -> Option<Plain<Span>> {
         match self.peek()? {
-            b'"' => self.string().map(Value::Text),
-            b't' => self.word(b"true", Value::Bool(true)),
-            b'f' => self.word(b"false", Value::Bool(false)),
-            b'n' => self.word(b"null", Value::Null),
-            b'-' | b'0'..=b'9' => self.integer().map(Value::Integer),
+            b'"' => self.string().map(Plain::Text),
+            b't' => self.word(b"true", Plain::Bool(true)),
+            b'f' => self.word(b"false", Plain::Bool(false)),
+            b'n' => self.word(b"null", Plain::Null),
+            b'-' | b'0'..=b'9' => self.integer().map(Plain::Integer),
             _ => None,
         }
     }
 
-    fn word(&mut self, word: &[u8], value: Value) -> Option<Value> {
+    fn word(&mut self, word: &[u8], value: Plain<Span>) -> Option<Plain<Span>> {
         let rest = self.bytes.get(self.at..)?;
         self.at += word.len();
         rest.starts_with(word).then_some(value)
@@ -291,7 +284,7 @@ impl<'a> Quotes<'a> {
 mod tests {
     use super::*;
 
-    fn fields(json: &str) -> Option<Vec<(&str, Plain<'_>)>> {
+    fn fields(json: &str) -> Option<Vec<(&str, Plain<&str>)>> {
         let mut fields = Vec::new();
         let names = ["a", "b", "c", "d", "ã", "", "business", "recipient"];
         let keys = Keys::new(names.iter().enumerate().map(|(slot, name)| (name.as_bytes(), slot)));
@@ -327,7 +320,7 @@ mod tests {
         for len in 0..2 * BLOCK + 2 {
             let long = "x".repeat(len);
             let json = format!(r#"{{"a":"{long}","b":"é","another {long}":"","c":"{long}"}}"#);
-            let expected = vec![("a", Plain::Text(&long)), ("b", Plain::Text("é")), ("c", Plain::Text(&long))];
+            let expected = vec![("a", Plain::Text(&*long)), ("b", Plain::Text("é")), ("c", Plain::Text(&*long))];
             assert_eq!(fields(&json), Some(expected), "{len}");
         }
     }

@@ -4,7 +4,7 @@
 //! * [`consume`]: records in batches, from consumers assigned by hand and from members of groups; headers whose names
 //!   are any bytes (the wrapper's iterator panics on names that are not UTF-8);
 //! * [`membership`]: under which id and in which generation a member is in its group;
-//! * [`produce`]: records written under topic handles that are looked up once;
+//! * [`produce`]: records written under topic handles that are looked up once, and brokers asked for before that;
 //! * [`describe`]: topic ids;
 //! * [`memory`]: how long pages are kept that the client has freed.
 //!
